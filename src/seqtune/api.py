@@ -1,0 +1,143 @@
+"""seqtune from Python: `finetune`, `evaluate`, `load`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from seqtune import generation, run
+from seqtune.data import tokens
+from seqtune.driver import build_driver
+from seqtune.engine import hardware
+from seqtune.errors import InputError
+from seqtune.models import adapters, loading
+from seqtune.preflight import check
+from seqtune.run import Run
+from seqtune.settings import DEFAULT
+
+#: Texts that `TunedModel.stream` reads ahead: enough to sort by length, few enough to hold.
+CHUNK = 256
+
+
+def finetune(data_path: str | Path, **settings: Any) -> Run:
+    """Tune a model on a question–answer file and score it against the base model.
+
+    Args:
+        data_path: the file.
+        **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
+
+    Returns:
+        The finished run: ``run.metrics``, ``run.verdict``, ``run.predictions``, ``run.path``.
+
+    Raises:
+        InputError: the file or a setting can't be used; nothing was written.
+        RunError: training or delivery failed; nothing was delivered.
+    """
+    values = check({"data_path": str(data_path), **settings})
+    values.setdefault("out", None)
+    values["out"] = values["out"] or str(run.free_directory(values["data_path"]))
+    return _delivered(values, "base")
+
+
+def evaluate(adapter_path: str | Path, **settings: Any) -> dict[str, Any]:
+    """Score a saved run, or an adapter from elsewhere, against its base model; on the run's own rows unless told.
+
+    Args:
+        adapter_path: a run directory or an adapter folder in PEFT's format (which then needs ``data_path``).
+        **settings: knobs that differ from the run's own: ``hold_out_path``, ``num_beams``, ``max_eval_rows`` …
+
+    Returns:
+        ``metrics`` and ``verdict`` as in ``run.json``.
+
+    Raises:
+        InputError: no adapter there, other data or base model than the run's, or a bad setting.
+    """
+    driver = build_driver({"start": "presaved"})
+    outputs = ["validation_set_metrics", "hold_out_set_metrics", "verdict"]
+    found = driver.execute(outputs, inputs={"adapter_path": str(adapter_path), **settings})
+    return {
+        "metrics": {"validation": found["validation_set_metrics"], "hold_out": found["hold_out_set_metrics"]},
+        "verdict": found["verdict"],
+    }
+
+
+def load(path: str | Path, device_type: str = DEFAULT.device_type) -> TunedModel:
+    """The tuned model of a run directory (or of an adapter folder in PEFT's format), ready to answer.
+
+    Raises:
+        InputError: no adapter there, or its base model is not to be had.
+    """
+    saved = run.open_saved(path)
+    checkpoint = adapters.resolve_base(saved, None, None, None)
+    tokenizer = loading.load_fitting_tokenizer(checkpoint)
+    base_model = loading.load_model(checkpoint, hardware.choose_device(device_type))
+    settings = (saved["manifest"] or {}).get("settings", {})
+    return TunedModel(adapters.load(base_model, saved["adapter"]), tokenizer, settings)
+
+
+class TunedModel:
+    """A base model with its adapter, that answers as it did in the evaluation of its run.
+
+    Args:
+        model: base and adapter.
+        tokenizer: of the base model.
+        settings: of the run; the defaults where it has none.
+    """
+
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = {**DEFAULT.model_dump(), **settings}
+        self.settings["max_new_tokens"] = self.settings["max_new_tokens"] or generation.LONGEST_ANSWER
+
+    def generate(self, texts: Sequence[str], *, batch_size: int | None = None, **knobs: Any) -> list[str]:
+        """An answer to each text, in their order.
+
+        Args:
+            texts: inputs as in the training file; the run's template is applied.
+            batch_size: texts answered together; the run's ``per_device_eval_batch_size`` unless given.
+            **knobs: of transformers' ``generate``, over those of the run: ``num_beams=4``, ``max_new_tokens=50`` …
+
+        Raises:
+            InputError: ``texts`` is one string, or a text is no string.
+        """
+        if isinstance(texts, str):
+            raise InputError("generate takes a list of texts", mend=f"generate([{texts[:40]!r}])")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"texts[{index}] is {type(text).__name__}, expected text")
+        settings = self.settings
+        sources = tokens.encode(
+            self.tokenizer, tokens.apply_template(settings["input_template"], texts), settings["max_source_length"]
+        )
+        return generation.answer(
+            self.model,
+            self.tokenizer,
+            sources,
+            batch_size=batch_size or settings["per_device_eval_batch_size"],
+            random_state=settings["random_state"],
+            **{**{name: settings[name] for name in generation.GENERATE_KNOBS}, **knobs},
+        )
+
+    def stream(self, texts: Iterable[str], **knobs: Any) -> Iterator[tuple[str, str]]:
+        """(text, answer) for each of the texts, in their order, without holding them all."""
+        chunk: list[str] = []
+        for text in texts:
+            chunk.append(text)
+            if len(chunk) == CHUNK:
+                yield from zip(chunk, self.generate(chunk, **knobs), strict=True)
+                chunk = []
+        yield from zip(chunk, self.generate(chunk, **knobs), strict=True)
+
+
+def _delivered(values: dict[str, Any], start: str) -> Run:
+    """Run the dataflow up to its run directory; trained adapters lie in a temporary folder until then."""
+    with tempfile.TemporaryDirectory(prefix="seqtune-") as work:
+        values.setdefault("work_dir", work)
+        delivered = build_driver({"start": start}).execute(["save_best_models"], inputs=values)
+    return Run(delivered["save_best_models"]["path"])

@@ -1,0 +1,360 @@
+"""The commands. No logic: options are made from `seqtune.settings`, the work is done by `seqtune.api` and the dataflow.
+
+Results go to standard output, everything else to standard error. Exit status: 0 done, 1 the run failed, 2 bad usage or
+bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. Heavy imports stand inside the commands: ``--help`` and
+errors must not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from seqtune import __version__
+from seqtune.demo import SETTINGS as DEMO_SETTINGS
+from seqtune.errors import InputError, SeqtuneError
+from seqtune.settings import GROUPS, STARTS, Knob, Settings, knobs, of_group, read_config, validated
+
+_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT"}
+
+#: What `seqtune predict` takes besides the questions.
+PREDICT_KNOBS = ("input_text_key", "max_new_tokens", "num_beams", "device_type", "per_device_eval_batch_size")
+
+
+class Commands(click.Group):
+    """The commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of definition."""
+        return list(self.commands)
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the knobs group by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, each group under its name."""
+        groups = {knob.name: knob.group for knob in knobs().values()}
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(groups.get(parameter.name or "", "general"), []).append(record)
+        for name in (*GROUPS, "general"):
+            if name in sections:
+                with formatter.section(name.capitalize()):
+                    formatter.write_dl(sections[name])
+
+
+def options_of(
+    each: Iterable[Knob], defaults: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for each knob, of its type, with its help and default.
+
+    Args:
+        each: the knobs, in order.
+        defaults: what the help says of a default, where it is not the knob's own.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for knob in reversed(list(each)):
+            default = (defaults or {}).get(knob.name, knob.default_text)
+            facts = "; ".join(part for part in (knob.unit, knob.bounds_text, f"default: {default}") if part)
+            if knob.type is bool:
+                name, kind, metavar = f"{knob.option}/--no-{knob.option[2:]}", None, None
+            else:
+                name, kind = knob.option, click.Choice(knob.choices) if knob.choices else _TYPES[knob.type]
+                metavar = None if knob.choices else _METAVARS[knob.type]
+            function = click.option(
+                name, knob.name, type=kind, metavar=metavar, default=None, help=f"{knob.help}  [{facts}]"
+            )(function)
+        return function
+
+    return decorate
+
+
+def but(*names: str) -> list[Knob]:
+    """All knobs but these."""
+    return [knob for knob in knobs().values() if knob.name not in names]
+
+
+def given(
+    ctx: click.Context, config: str | None = None, argument: str | None = None, name: str = "data_path"
+) -> dict[str, Any]:
+    """The knobs of the config file and, over them, those of the command line; what was not given is left out.
+
+    Args:
+        ctx: of the command.
+        config: a YAML or TOML file.
+        argument: the command's FILE or RUN, another way to give the knob ``name``.
+        name: that knob.
+
+    Raises:
+        InputError: a value that its knob does not take, a config file that can't be read or has knobs that the command
+            has no use for.
+    """
+    values = read_config(config) if config else {}
+    useless = [f"{each} has no use in `seqtune {ctx.info_name}`" for each in values if each not in ctx.params]
+    if useless:
+        noun = "problem" if len(useless) == 1 else "problems"
+        raise InputError(f"{config}: {len(useless)} {noun}", useless, f"`seqtune {ctx.info_name} --help` lists them.")
+    for each in knobs():
+        if each in ctx.params and ctx.get_parameter_source(each) != ParameterSource.DEFAULT:
+            values[each] = ctx.params[each]
+    if argument is not None:
+        if ctx.params.get(name) is not None:
+            raise click.UsageError(f"{argument} and {knobs()[name].option}: give one of them.", ctx)
+        values[name] = argument
+    return validated(values)
+
+
+config_option = click.option("--config", metavar="FILE", help="Settings in a YAML or TOML file; options come first.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="seqtune")
+def seqtune() -> None:
+    """Fine-tune a language model on your own question-answer pairs, on the computer you have.
+
+    \b
+      seqtune demo
+      seqtune finetune support.json --output-text-key answer
+      seqtune predict runs/support questions.jsonl
+    """
+
+
+@seqtune.command(cls=GroupedCommand)
+@click.argument("file", metavar="FILE", required=False)
+@options_of(but("adapter_path"), {"data_path": "FILE"})
+@config_option
+@json_option
+@click.pass_context
+def finetune(ctx: click.Context, file: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+    """Tune a model on FILE and score it against the base model.
+
+    FILE is JSON, JSON Lines, CSV, TSV or Parquet, a saved dataset folder, or a dataset id of the Hugging Face hub.
+    What comes out is a run directory: the adapter, its scores, predictions and a report.
+
+    \b
+      seqtune finetune support.json --model-id seqtune-mini --num-train-epochs 5
+      seqtune finetune --config settings.yaml --out runs/second
+    """
+    values = given(ctx, config, file)
+    if "data_path" not in values:
+        raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
+    _tune(values, as_json)
+
+
+@seqtune.command(cls=GroupedCommand)
+@click.argument("run", metavar="RUN", required=False)
+@options_of(
+    [*of_group(["data", "model", "tokenization", "evaluation"]), knobs()["adapter_path"]],
+    {**{name: "the run's own" for name in knobs() if name != "device_type"}, "adapter_path": "RUN"},
+)
+@config_option
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, run: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+    """Score a tuned model against its base model once more.
+
+    RUN is a run directory, or an adapter folder in PEFT's format. It is scored on the run's own rows, with the run's
+    own settings, unless told otherwise.
+
+    \b
+      seqtune evaluate runs/support --num-beams 4
+      seqtune evaluate runs/support --hold-out-path new.json
+    """
+    values = given(ctx, config, run, "adapter_path")
+    if "adapter_path" not in values:
+        raise click.UsageError("Missing argument 'RUN' (or adapter_path in --config).", ctx)
+    from seqtune import preflight, terminal
+
+    preflight.check_evaluation(values)
+    _quiet_libraries()
+    with terminal.display(notes=not as_json, live=not as_json):
+        from seqtune import api
+
+        found = api.evaluate(**values)
+    if as_json:
+        _print(terminal.as_json(found, indent=2))
+    else:
+        terminal.show_result(found, None)
+
+
+@seqtune.command()
+@click.argument("run", metavar="RUN")
+@click.argument("file", metavar="FILE|-")
+@options_of(
+    [knob for knob in knobs().values() if knob.name in PREDICT_KNOBS],
+    {name: "the run's own" for name in PREDICT_KNOBS if name != "device_type"},
+)
+@click.pass_context
+def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
+    """Answer questions with a tuned model, as JSON Lines.
+
+    FILE is of any kind that `finetune` reads, or text with a question a line (.txt); - is standard input: a JSON
+    object, a JSON string or a plain question a line. Each answer is a line {"input": ..., "output": ...}.
+
+    \b
+      seqtune predict runs/support questions.jsonl > answers.jsonl
+      echo "How do I reset it?" | seqtune predict runs/support -
+    """
+    values = given(ctx)
+    from seqtune import preflight, questions, terminal
+
+    saved = (preflight.check_saved(run)["manifest"] or {}).get("settings", {})
+    key = values.pop("input_text_key", None) or saved.get("input_text_key") or knobs()["input_text_key"].default
+    texts = questions.read(file, key)
+    _quiet_libraries()
+    with terminal.display(notes=False, live=file != "-" and not sys.stdout.isatty()):
+        from seqtune import api
+
+        model = api.load(run, values.pop("device_type", "auto"))
+        batch_size = values.pop("per_device_eval_batch_size", None)
+        for text, output in model.stream(texts, batch_size=batch_size, **values):
+            _print(terminal.as_json({"input": text, "output": output}))
+
+
+@seqtune.command(cls=GroupedCommand)
+@options_of(but("data_path", "adapter_path"), {name: str(value) for name, value in DEMO_SETTINGS.items()})
+@json_option
+@click.pass_context
+def demo(ctx: click.Context, as_json: bool, **_: Any) -> None:
+    """Tune the embedded model on the example data, without a network.
+
+    It takes a few minutes. Any setting can be changed.
+    """
+    from seqtune import demo as example
+
+    values = {"data_path": str(example.example_data()), **DEMO_SETTINGS, **given(ctx)}
+    run = _tune(values, as_json)
+    if not as_json:
+        from seqtune import terminal
+
+        click.echo("\nThe best, the middle and the worst answer on the hold-out rows:")
+        terminal.show_answers(example.three_answers(run.predictions["hold_out"]))
+
+
+@seqtune.command()
+@click.option("--format", "kind", type=click.Choice(["mermaid", "svg", "html"]), default="mermaid", show_default=True)
+@click.option("--output", metavar="FILE", help="Write to FILE instead of standard output.")
+@click.option("--start", type=click.Choice(STARTS), default="base", show_default=True, help="Which way in.")
+def show(kind: str, output: str | None, start: str) -> None:
+    """Draw the dataflow as Mermaid, SVG or HTML."""
+    _quiet_libraries()
+    from seqtune import picture
+    from seqtune.driver import build_driver
+
+    drawn = getattr(picture, kind)(build_driver({"start": start}))
+    if output is None:
+        _print(drawn)
+        return
+    try:
+        Path(output).write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: can't be written ({error.strerror})", mend="Choose another --output.") from None
+
+
+@seqtune.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--schema", is_flag=True, help="As a JSON Schema.")
+@click.option("--markdown", is_flag=True, help="As a Markdown table.")
+def inputs(as_json: bool, schema: bool, markdown: bool) -> None:
+    """List every input: type, bounds, default, unit and use."""
+    from seqtune import tables, terminal
+
+    if schema:
+        _print(terminal.as_json(Settings.model_json_schema(), indent=2))
+    elif as_json:
+        _print(terminal.as_json(tables.rows(), indent=2))
+    elif markdown:
+        _print(tables.markdown())
+    else:
+        terminal.show_inputs(tables.rows())
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds as Ctrl-C does, so that temporary folders go."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are printed without a traceback."""
+    _unwind_on_sigterm()
+    try:
+        seqtune.main(prog_name="seqtune", standalone_mode=False)
+        sys.stdout.flush()
+    except SeqtuneError as error:
+        _fail(str(error), error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        _fail(error.format_message(), error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        usage = f"{context.get_usage()}\n{_try_help(context)}\n\n" if context is not None else ""
+        _fail(f"{usage}{error.format_message()}", error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("stopped; nothing was delivered", 130)
+    except _Terminated:
+        _fail("stopped; nothing was delivered", 143)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _tune(values: dict[str, Any], as_json: bool) -> Any:
+    """Check, train, deliver and show; returns the `Run`."""
+    from seqtune import preflight, terminal
+
+    preflight.check(values)  # what can be refused is refused before PyTorch is imported
+    _quiet_libraries()
+    with terminal.display(notes=not as_json, live=not as_json):
+        from seqtune import api
+
+        run = api.finetune(**values)
+    if as_json:
+        _print(terminal.as_json({"path": str(run.path), **run.manifest}, indent=2))
+    else:
+        terminal.show_result(run.manifest, str(run.path))
+    return run
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    from seqtune.terminal import clean
+
+    click.echo(clean(text), err=True)
+    sys.exit(status)
+
+
+def _try_help(context: click.Context) -> str:
+    return f"`{context.command_path} --help` lists the options."
+
+
+def _print(text: str) -> None:
+    """Write UTF-8 to standard output whatever the locale."""
+    click.echo(text.encode("utf-8"))
+
+
+def _unwind_on_sigterm() -> None:
+    def unwind(signum: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, unwind)
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and notices off our display; they are set before the libraries are imported."""
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HAMILTON_TELEMETRY_DISABLED"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HAMILTON_TELEMETRY_ENABLED", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,0 +1,245 @@
+"""What is wrong with the rows, all of it at once, and the clean rows that the rest works on.
+
+Not covered: what a good row is worth to a model (duplicates, leakage, lengths); only whether it can be used at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seqtune.data.keys import MISSING, likeliest, paths_of, value_at, without
+from seqtune.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: So many problems are shown; all are counted.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one row.
+
+    Args:
+        row: number of the row in the file, counted from 1.
+        key: the key concerned, as the user named it.
+        what: what was found: "is missing", "is a list".
+        expected: what was expected, or what the row has instead; may be empty.
+    """
+
+    row: int
+    key: str
+    what: str
+    expected: str = ""
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type in words, with its article: "a list", "null"."""
+    if value is None:
+        return "null"
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    for types, name in (
+        (bool, "a boolean"),
+        (int | float, "a number"),
+        (str, "a string"),
+        (list | tuple, "a list"),
+        (dict, "an object"),
+        (bytes, "binary data"),
+    ):
+        if isinstance(value, types):
+            return name
+    return f"of type {type(value).__name__}"
+
+
+def check_rows(
+    rows: Sequence[dict], input_text_key: str, output_text_key: str, path: str = "the data"
+) -> list[Problem]:
+    """Every problem of every row: missing, null, empty or blank, not text, not writable as UTF-8.
+
+    Args:
+        rows: the raw rows, in file order.
+        input_text_key: dotted path of the input text.
+        output_text_key: dotted path of the target text.
+        path: the file, for the error's first line.
+
+    Raises:
+        InputError: no row at all has one of the keys (or both): lists the keys there are and the likeliest; or the two
+            keys are the same.
+    """
+    if input_text_key == output_text_key:
+        mend = "Give them different keys with --input-text-key and --output-text-key."
+        raise InputError(f'{path}: input and output are the same key "{input_text_key}"', mend=mend)
+    keys = (input_text_key, output_text_key)
+    problems: list[Problem] = []
+    found = dict.fromkeys(keys, 0)
+    for number, row in enumerate(rows, 1):
+        for key in keys:
+            value = value_at(row, key)
+            found[key] += value is not MISSING
+            if value is MISSING:
+                problems.append(Problem(number, key, "is missing", _has(row)))
+            elif wrong := _wrong(value):
+                problems.append(Problem(number, key, *wrong))
+    if absent := [key for key in keys if not found[key]]:
+        raise _no_row_has(path, rows, absent, keys)
+    return problems
+
+
+def bad_rows_error(path: str, problems: Sequence[Problem], total_rows: int) -> InputError:
+    """The error that lists the first problems and counts all.
+
+    Args:
+        path: the file, as the user named it.
+        problems: what `check_rows` found; at least one.
+        total_rows: rows in the file.
+    """
+    count = f"{counted(len(problems), 'problem')} in {counted(total_rows, 'row')}"
+    lines = listed((f"row {each.row}", f'"{each.key}" {each.what}', each.expected) for each in problems)
+    mend = "Nothing was trained. Fix the rows, or pass --on-bad-rows skip to leave them out."
+    if len({each.row for each in problems}) >= total_rows:
+        mend = "Nothing was trained. No row can be used: fix the rows, or name other keys."
+    return InputError(f"{path}: {count}", lines, mend)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``1,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(lines: Iterable[tuple[str, ...]]) -> list[str]:
+    """The first 20 lines with their columns aligned, and how many more there are."""
+    lines = list(lines)
+    shown = lines[:SHOWN]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown]
+    return [*text, f"… and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else text
+
+
+def clean_rows(rows: Sequence[dict], problems: Sequence[Problem], input_text_key: str, output_text_key: str) -> Dataset:
+    """The rows without a problem, in file order.
+
+    Returns:
+        A dataset with the columns ``row`` (int64, number in the file counted from 1), ``input`` and ``reference`` (the
+        texts, exactly as they are) and ``extra`` (the row's other fields as a JSON object, keys sorted; one string, so
+        that fields of mixed type from row to row never meet Arrow's types).
+
+    Raises:
+        InputError: no row is left.
+    """
+    from datasets import Dataset, Features, Value
+
+    bad = {problem.row for problem in problems}
+    columns: dict[str, list] = {"row": [], "input": [], "reference": [], "extra": []}
+    for number, row in enumerate(rows, 1):
+        if number not in bad:
+            columns["row"].append(number)
+            columns["input"].append(value_at(row, input_text_key))
+            columns["reference"].append(value_at(row, output_text_key))
+            fields = without(without(row, input_text_key), output_text_key)
+            try:
+                columns["extra"].append(_as_json(fields))
+            except RecursionError:
+                raise InputError(
+                    f"row {number}: its other fields are nested too deeply", mend="Take them out."
+                ) from None
+    if not columns["row"]:
+        raise InputError(
+            f"no row is left: each of the {len(rows):,} has a problem", mend="Fix the rows, or name other keys."
+        )
+    types = {"row": "int64", "input": "string", "reference": "string", "extra": "string"}
+    return Dataset.from_dict(columns, features=Features({name: Value(type_) for name, type_ in types.items()}))
+
+
+def sample_rows(dataset: Dataset, max_samples: int | None, random_state: int) -> Dataset:
+    """At most `max_samples` rows of a clean dataset, in the order they have there.
+
+    Chosen by a hash of their content and `random_state`: the same rows whatever their order and on every machine.
+    """
+    if max_samples is None or max_samples >= len(dataset):
+        return dataset
+    content = zip(*(dataset[name][:] for name in ("input", "reference", "extra")), strict=True)
+    ranks = [content_hash(f"sample {random_state}", *texts) for texts in content]
+    chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:max_samples]
+    return dataset.select(sorted(chosen))
+
+
+def content_hash(*texts: str) -> str:
+    """sha256 over texts; the lengths keep ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()
+
+
+def _wrong(value: Any) -> tuple[str, str] | None:
+    """What is wrong with a text and, where that is not plain, what was expected; None if nothing is wrong."""
+    if not isinstance(value, str):
+        return f"is {kind_of(value)}", "expected text"
+    if not value.strip():
+        return "is empty", ""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return (
+            "holds a lone surrogate",
+            f"expected whole characters; \\u{ord(value[error.start]):04x} is character {error.start + 1}",
+        )
+    return None
+
+
+def _has(row: dict) -> str:
+    names = [str(name) for name in row]
+    return (
+        f"this row has: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "this row has no fields"
+    )
+
+
+def _as_json(fields: dict) -> str:
+    """Fields as strict JSON: NaN and infinities, which JSON lacks, as null; dates and the like as text."""
+    text = json.dumps(_finite(fields), sort_keys=True, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
+        return json.dumps(_finite(fields), sort_keys=True, default=str)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_row_has(path: str, rows: Sequence[dict], absent: list[str], keys: tuple[str, str]) -> InputError:
+    """The error for keys that no row has: the keys there are, in how many rows, and the likeliest."""
+    rows_with, rows_with_text = Counter[str](), Counter[str]()
+    for row in rows:
+        for name, value in paths_of(row):
+            rows_with[name] += 1
+            rows_with_text[name] += isinstance(value, str)
+    wanted = " or ".join(f'"{key}"' for key in absent)
+    table = [(name, counted(count, "row")) for name, count in rows_with.most_common()]
+    details = (
+        ["the rows have:", *("  " + line for line in listed(table))] if table else ["the rows have no keys at all"]
+    )
+    texts = {name: count / len(rows) for name, count in rows_with_text.items() if count}
+    likely = likeliest(keys, absent, texts)
+    options = [
+        f"--{'input' if key == keys[0] else 'output'}-text-key {shlex.quote(likely[key])}"
+        for key in absent
+        if key in likely
+    ]
+    mend = (
+        f"Did you mean {' '.join(options)}?"
+        if options
+        else "Name the keys with --input-text-key and --output-text-key."
+    )
+    return InputError(f"{path}: no row has {wanted}", details, mend)

@@ -1,0 +1,139 @@
+"""Data: question–answer file → rows → what is wrong with them → clean rows → training, validation and hold-out set.
+
+A set is a `datasets.Dataset` with the columns ``row`` (number in the file, from 1), ``input``, ``reference`` and
+``extra`` (the row's other fields, as JSON).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from datasets import Dataset
+from hamilton.function_modifiers import cache, config, extract_fields
+
+import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
+from seqtune import run, settings
+from seqtune.data import checks, readers, splits
+from seqtune.progress import warn
+from seqtune.settings import DEFAULT
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute")
+def saved_run(adapter_path: str) -> dict[str, Any]:
+    """The run directory, or plain adapter folder, to start from: its adapter, manifest and log."""
+    return run.open_saved(adapter_path)
+
+
+@config.when(start="base")
+def data_settings__base(
+    data_path: str,
+    input_text_key: str = DEFAULT.input_text_key,
+    output_text_key: str = DEFAULT.output_text_key,
+    dataset_split: str = DEFAULT.dataset_split,
+    validation_path: str | None = DEFAULT.validation_path,
+    hold_out_path: str | None = DEFAULT.hold_out_path,
+    on_bad_rows: Literal["fail", "skip"] = DEFAULT.on_bad_rows,
+    max_samples: int | None = DEFAULT.max_samples,
+    train_size: float = DEFAULT.train_size,
+    validation_size: float | None = DEFAULT.validation_size,
+    hold_out_size: float | None = DEFAULT.hold_out_size,
+    max_eval_rows: int = DEFAULT.max_eval_rows,
+    random_state: int = DEFAULT.random_state,
+) -> dict[str, Any]:
+    """How to read and split the data."""
+    return settings.validated(locals())
+
+
+@config.when(start="presaved")
+def data_settings__presaved(
+    saved_run: dict[str, Any],
+    data_path: str | None = None,
+    input_text_key: str | None = None,
+    output_text_key: str | None = None,
+    dataset_split: str | None = None,
+    validation_path: str | None = None,
+    hold_out_path: str | None = None,
+    on_bad_rows: Literal["fail", "skip"] | None = None,
+    max_samples: int | None = None,
+    train_size: float | None = None,
+    validation_size: float | None = None,
+    hold_out_size: float | None = None,
+    max_eval_rows: int | None = None,
+    random_state: int | None = None,
+) -> dict[str, Any]:
+    """How the saved run read and split its data; what is given now comes first."""
+    given = locals()
+    return settings.resolved(given.pop("saved_run")["manifest"], given, required=["data_path"])
+
+
+@cache(behavior="recompute")
+def data_sources(data_settings: dict[str, Any]) -> dict[str, Any]:
+    """Which files the rows come from: path, format, size and SHA-256 of each."""
+    paths = {"data": "data_path", "validation": "validation_path", "hold_out": "hold_out_path"}
+    return {
+        name: readers.identify(data_settings[knob], data_settings["dataset_split"])
+        for name, knob in paths.items()
+        if data_settings[knob] is not None
+    }
+
+
+def raw_rows(data_sources: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
+    """The rows of each file as they stand in it."""
+    return {name: readers.read(source, data_settings["dataset_split"]) for name, source in data_sources.items()}
+
+
+def row_problems(
+    raw_rows: dict[str, Any], data_sources: dict[str, Any], data_settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that is wrong with the rows: row number, key, what was found, what was expected."""
+    keys = data_settings["input_text_key"], data_settings["output_text_key"]
+    return {name: checks.check_rows(rows, *keys, path=data_sources[name]["path"]) for name, rows in raw_rows.items()}
+
+
+def clean_rows(
+    raw_rows: dict[str, Any],
+    row_problems: dict[str, Any],
+    data_sources: dict[str, Any],
+    data_settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The rows that can be used, each file a data set; bad rows end the run here unless `on_bad_rows` is skip."""
+    keys = data_settings["input_text_key"], data_settings["output_text_key"]
+    clean = {}
+    for name, rows in raw_rows.items():
+        path, problems = data_sources[name]["path"], row_problems[name]
+        if problems and data_settings["on_bad_rows"] == "fail":
+            raise checks.bad_rows_error(path, problems, len(rows))
+        clean[name] = checks.clean_rows(rows, problems, *keys)
+        if problems:
+            warn(f"{path}: {len(rows) - len(clean[name])} of {len(rows)} rows can't be used and are left out")
+    return clean
+
+
+@extract_fields({"train_set": Dataset, "validation_set": Dataset, "hold_out_set": Dataset, "split_warnings": list})
+def data_splits(clean_rows: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
+    """Training, validation and hold-out set: the same for the same rows in any order; no question in two of them."""
+    sizes = {name: data_settings[name] for name in ("train_size", "validation_size", "hold_out_size")}
+    seed = data_settings["random_state"]
+    rows = checks.sample_rows(clean_rows["data"], data_settings["max_samples"], seed)
+    made = splits.with_own_files(
+        rows, clean_rows.get("validation"), clean_rows.get("hold_out"), **sizes, random_state=seed
+    )
+    for warning in made.warnings:
+        warn(warning)
+    return {
+        "train_set": made.train,
+        "validation_set": made.validation,
+        "hold_out_set": made.hold_out,
+        "split_warnings": list(made.warnings),
+    }
+
+
+def validation_sample(validation_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
+    """The validation rows that are scored and answered: at most `max_eval_rows` of them."""
+    return checks.sample_rows(validation_set, data_settings["max_eval_rows"], data_settings["random_state"])
+
+
+def hold_out_sample(hold_out_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
+    """The hold-out rows that are scored and answered: at most `max_eval_rows` of them."""
+    return checks.sample_rows(hold_out_set, data_settings["max_eval_rows"], data_settings["random_state"])

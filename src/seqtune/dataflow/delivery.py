@@ -1,0 +1,162 @@
+"""Delivery: everything that was found out → manifest and report → the run directory.
+
+`save_best_models` is the one node that writes for keeps, and it hangs on the finished results, so that it makes no
+difference in which order or company outputs are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from hamilton.function_modifiers import cache, config
+from peft import PeftConfig
+
+from seqtune import delivering
+from seqtune.engine import hardware
+from seqtune.models.loading import BaseCheckpoint
+from seqtune.report import page
+from seqtune.run import TrainedAdapter
+from seqtune.settings import DEFAULT
+
+
+@config.when(start="base")
+def finetuning_settings__base(
+    training_settings: dict[str, Any], lora_settings: dict[str, Any], compute_precision: dict[str, str]
+) -> dict[str, Any]:
+    """The knobs that training went by."""
+    return {**training_settings, **lora_settings, "precision": compute_precision["value"]}
+
+
+@config.when(start="presaved")
+def finetuning_settings__presaved(saved_run: dict[str, Any]) -> dict[str, Any]:
+    """The knobs that the saved run's training went by; none where it is unknown."""
+    return delivering.saved_finetuning_settings(saved_run)
+
+
+@config.when(start="base")
+def derived_precision__base(compute_precision: dict[str, str]) -> dict[str, str]:
+    """The arithmetic of training, with the reason."""
+    return compute_precision
+
+
+@config.when(start="presaved")
+def derived_precision__presaved(saved_run: dict[str, Any]) -> dict[str, str]:
+    """The arithmetic of the saved run's training."""
+    return delivering.saved_derived(saved_run, "precision")
+
+
+def derived_settings(
+    length_limits: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+    rouge_words: dict[str, Any],
+    derived_precision: dict[str, str],
+    lora_config: PeftConfig,
+) -> dict[str, Any]:
+    """Every setting that was worked out rather than given: its value and the reason."""
+    return delivering.derived(length_limits, evaluation_settings, rouge_words, derived_precision, lora_config)
+
+
+def data_report(
+    data_sources: dict[str, Any],
+    raw_rows: dict[str, Any],
+    row_problems: dict[str, Any],
+    train_set: Dataset,
+    validation_set: Dataset,
+    hold_out_set: Dataset,
+    validation_sample: Dataset,
+    hold_out_sample: Dataset,
+    split_warnings: list,
+    training_lengths: dict[str, Any],
+    cut_rows: dict[str, Any],
+) -> dict[str, Any]:
+    """Files, rows, splits, lengths, what was left out and what was cut."""
+    return {
+        "sources": data_sources,
+        "sha256": data_sources["data"]["sha256"],
+        "rows": len(raw_rows["data"]),
+        "bad_rows": {name: len({problem.row for problem in found}) for name, found in row_problems.items()},
+        "splits": {"train": len(train_set), "validation": len(validation_set), "hold_out": len(hold_out_set)},
+        "evaluated": {"validation": len(validation_sample), "hold_out": len(hold_out_sample)},
+        "warnings": split_warnings,
+        "training_lengths": training_lengths,
+        "cut": cut_rows,
+    }
+
+
+@cache(behavior="recompute")
+def manifest(
+    data_settings: dict[str, Any],
+    tokenization_settings: dict[str, Any],
+    finetuning_settings: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+    derived_settings: dict[str, Any],
+    data_report: dict[str, Any],
+    base_checkpoint: BaseCheckpoint,
+    trained_adapter: TrainedAdapter,
+    versions: dict[str, str],
+    device: torch.device,
+    validation_set_metrics: dict[str, dict[str, float]],
+    hold_out_set_metrics: dict[str, dict[str, float]],
+    verdict: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of ``run.json``: settings, data, base model, versions, training, metrics and verdict."""
+    return delivering.manifest(
+        settings={**data_settings, **tokenization_settings, **finetuning_settings, **evaluation_settings},
+        derived=derived_settings,
+        data=data_report,
+        base=base_checkpoint,
+        adapter=trained_adapter,
+        versions=versions,
+        machine=hardware.describe(device),
+        metrics={"validation": validation_set_metrics, "hold_out": hold_out_set_metrics},
+        verdict=verdict,
+    )
+
+
+def training_and_validation_set_metrics(
+    trained_adapter: TrainedAdapter, validation_set_metrics: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """What training measured (None where unknown), and both models on the validation rows."""
+    return {
+        "training": trained_adapter.training,
+        "training_log": trained_adapter.log,
+        "validation": validation_set_metrics,
+    }
+
+
+@cache(behavior="recompute")
+def report_page(
+    manifest: dict[str, Any],
+    trained_adapter: TrainedAdapter,
+    validation_set_predictions: list[dict[str, Any]],
+    hold_out_set_predictions: list[dict[str, Any]],
+) -> str:
+    """The content of ``report.html``: one page that needs no network."""
+    return page.render(
+        manifest,
+        trained_adapter.log,
+        {"hold_out": hold_out_set_predictions, "validation": validation_set_predictions},
+    )
+
+
+@cache(behavior="recompute")
+def save_best_models(
+    trained_adapter: TrainedAdapter,
+    manifest: dict[str, Any],
+    validation_set_predictions: list[dict[str, Any]],
+    hold_out_set_predictions: list[dict[str, Any]],
+    report_page: str,
+    out: str | None = DEFAULT.out,
+    overwrite: bool = DEFAULT.overwrite,
+) -> dict[str, Any]:
+    """Write the run directory, whole or not at all: the best adapter, manifest, predictions, log and report."""
+    return delivering.deliver(
+        trained_adapter,
+        manifest,
+        {"validation": validation_set_predictions, "hold_out": hold_out_set_predictions},
+        report_page,
+        out=out,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,198 @@
+"""Evaluation: base and tuned model answer the same rows → metrics of both → lift of tuned over base → verdict."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from datasets import Dataset
+from hamilton.function_modifiers import config
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqtune import generation, metrics, scoring, settings
+from seqtune.settings import DEFAULT
+
+
+@config.when(start="base")
+def evaluation_settings__base(
+    training_lengths: dict[str, Any],
+    per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
+    max_new_tokens: int | None = DEFAULT.max_new_tokens,
+    num_beams: int = DEFAULT.num_beams,
+    do_sample: bool = DEFAULT.do_sample,
+    temperature: float = DEFAULT.temperature,
+    top_k: int = DEFAULT.top_k,
+    top_p: float = DEFAULT.top_p,
+    rouge_tokenizer: Literal["auto", "english", "unicode"] = DEFAULT.rouge_tokenizer,
+    bootstrap_samples: int = DEFAULT.bootstrap_samples,
+    random_state: int = DEFAULT.random_state,
+) -> dict[str, Any]:
+    """How the models answer and how answers are scored; the token limit is derived from the training answers."""
+    given = locals()
+    return generation.with_token_limit(given.pop("training_lengths"), settings.validated(given))
+
+
+@config.when(start="presaved")
+def evaluation_settings__presaved(
+    saved_run: dict[str, Any],
+    training_lengths: dict[str, Any],
+    per_device_eval_batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    do_sample: bool | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rouge_tokenizer: Literal["auto", "english", "unicode"] | None = None,
+    bootstrap_samples: int | None = None,
+    random_state: int | None = None,
+) -> dict[str, Any]:
+    """How the saved run answered and scored; what is given now comes first."""
+    given = locals()
+    saved, lengths = given.pop("saved_run")["manifest"], given.pop("training_lengths")
+    return generation.with_token_limit(lengths, settings.resolved(saved, given))
+
+
+def rouge_words(
+    validation_sample: Dataset, hold_out_sample: Dataset, evaluation_settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Whose idea of a word ROUGE takes: Google's (English, stemmed) or one for any script; with the reason."""
+    wanted = evaluation_settings["rouge_tokenizer"]
+    if wanted != "auto":
+        return {"value": wanted, "reason": "given"}
+    value, reason = metrics.choose_tokenizer([*validation_sample["reference"], *hold_out_sample["reference"]])
+    return {"value": value, "reason": reason}
+
+
+def base_model_on_validation_set(
+    base_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    validation_sample: Dataset,
+    tokenized_validation: Dataset,
+    evaluation_settings: dict[str, Any],
+    versions: dict[str, str],
+) -> dict[str, list]:
+    """The base model's answers to the validation rows, and its losses on their references."""
+    return scoring.answers_of(
+        base_model,
+        tokenizer,
+        validation_sample,
+        tokenized_validation,
+        evaluation_settings,
+        "base model answers the validation rows",
+    )
+
+
+def finetuned_model_on_validation_set(
+    finetuned_model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    validation_sample: Dataset,
+    tokenized_validation: Dataset,
+    evaluation_settings: dict[str, Any],
+    versions: dict[str, str],
+) -> dict[str, list]:
+    """The tuned model's answers to the validation rows, and its losses on their references."""
+    return scoring.answers_of(
+        finetuned_model,
+        tokenizer,
+        validation_sample,
+        tokenized_validation,
+        evaluation_settings,
+        "tuned model answers the validation rows",
+    )
+
+
+def base_model_on_hold_out_set(
+    base_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    hold_out_sample: Dataset,
+    tokenized_hold_out: Dataset,
+    evaluation_settings: dict[str, Any],
+    versions: dict[str, str],
+) -> dict[str, list]:
+    """The base model's answers to the hold-out rows, and its losses on their references."""
+    return scoring.answers_of(
+        base_model,
+        tokenizer,
+        hold_out_sample,
+        tokenized_hold_out,
+        evaluation_settings,
+        "base model answers the hold-out rows",
+    )
+
+
+def finetuned_model_on_hold_out_set(
+    finetuned_model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    hold_out_sample: Dataset,
+    tokenized_hold_out: Dataset,
+    evaluation_settings: dict[str, Any],
+    versions: dict[str, str],
+) -> dict[str, list]:
+    """The tuned model's answers to the hold-out rows, and its losses on their references."""
+    return scoring.answers_of(
+        finetuned_model,
+        tokenizer,
+        hold_out_sample,
+        tokenized_hold_out,
+        evaluation_settings,
+        "tuned model answers the hold-out rows",
+    )
+
+
+def validation_set_metrics(
+    base_model_on_validation_set: dict[str, list],
+    finetuned_model_on_validation_set: dict[str, list],
+    rouge_words: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """``base`` and ``tuned`` on the validation rows. Replace this node to score with metrics of your own."""
+    return {
+        "base": scoring.set_metrics(base_model_on_validation_set, rouge_words["value"]),
+        "tuned": scoring.set_metrics(finetuned_model_on_validation_set, rouge_words["value"]),
+    }
+
+
+def hold_out_set_metrics(
+    base_model_on_hold_out_set: dict[str, list],
+    finetuned_model_on_hold_out_set: dict[str, list],
+    rouge_words: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    """``base`` and ``tuned`` on the hold-out rows, which neither training nor the choice of the adapter has seen."""
+    return {
+        "base": scoring.set_metrics(base_model_on_hold_out_set, rouge_words["value"]),
+        "tuned": scoring.set_metrics(finetuned_model_on_hold_out_set, rouge_words["value"]),
+    }
+
+
+def validation_set_predictions(
+    validation_sample: Dataset,
+    base_model_on_validation_set: dict[str, list],
+    finetuned_model_on_validation_set: dict[str, list],
+    rouge_words: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """A dict per validation row: input, reference, answers of both models, their scores, the row's extra fields."""
+    return scoring.prediction_rows(
+        validation_sample, base_model_on_validation_set, finetuned_model_on_validation_set, rouge_words["value"]
+    )
+
+
+def hold_out_set_predictions(
+    hold_out_sample: Dataset,
+    base_model_on_hold_out_set: dict[str, list],
+    finetuned_model_on_hold_out_set: dict[str, list],
+    rouge_words: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """A dict per hold-out row: input, reference, answers of both models, their scores, the row's extra fields."""
+    return scoring.prediction_rows(
+        hold_out_sample, base_model_on_hold_out_set, finetuned_model_on_hold_out_set, rouge_words["value"]
+    )
+
+
+def verdict(hold_out_set_predictions: list[dict[str, Any]], evaluation_settings: dict[str, Any]) -> dict[str, Any]:
+    """Is the tuned model better than the base on the hold-out rows? The lift, its interval and a word."""
+    return scoring.verdict(
+        hold_out_set_predictions,
+        "hold_out",
+        evaluation_settings["bootstrap_samples"],
+        evaluation_settings["random_state"],
+    )

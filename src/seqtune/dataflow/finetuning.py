@@ -1,0 +1,143 @@
+"""Fine-tuning: base model + LoRA → trained adapter (the best by validation loss) → the tuned model.
+
+With ``start=presaved`` the adapter comes from the disk instead. Training returns a record of files (`TrainedAdapter`);
+the live models are nodes of their own and are never cached.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from hamilton.function_modifiers import cache, config
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqtune import settings, store
+from seqtune.data import tokens
+from seqtune.engine import hardware, loop
+from seqtune.generation import pad_token_id
+from seqtune.models import adapters, loading
+from seqtune.models.loading import BaseCheckpoint
+from seqtune.run import TrainedAdapter
+from seqtune.settings import DEFAULT
+
+
+@cache(behavior="recompute")
+def versions() -> dict[str, str]:
+    """Versions of seqtune and of the libraries that compute, and a digest of seqtune's source: what the code was."""
+    return store.versions()
+
+
+@cache(behavior="recompute", format="live")
+def device(device_type: Literal["auto", "cpu", "cuda", "mps"] = DEFAULT.device_type) -> torch.device:
+    """Where to compute: CUDA, then Apple's MPS, then the CPU, unless one is asked for."""
+    return hardware.choose_device(device_type)
+
+
+@cache(behavior="recompute", format="live")
+def base_model(base_checkpoint: BaseCheckpoint, device: torch.device) -> PreTrainedModel:
+    """The base model as it was downloaded: fp32, frozen, in evaluation mode."""
+    return loading.load_model(base_checkpoint, device)
+
+
+@config.when(start="base")
+def training_settings__base(
+    learning_rate: float = DEFAULT.learning_rate,
+    num_train_epochs: float = DEFAULT.num_train_epochs,
+    max_steps: int | None = DEFAULT.max_steps,
+    per_device_train_batch_size: int = DEFAULT.per_device_train_batch_size,
+    gradient_accumulation_steps: int = DEFAULT.gradient_accumulation_steps,
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = DEFAULT.lr_scheduler_type,
+    warmup_steps: float = DEFAULT.warmup_steps,
+    weight_decay: float = DEFAULT.weight_decay,
+    max_grad_norm: float = DEFAULT.max_grad_norm,
+    eval_steps: int | None = DEFAULT.eval_steps,
+    early_stopping_patience: int = DEFAULT.early_stopping_patience,
+    per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
+    engine: Literal["fast", "reference"] = DEFAULT.engine,
+    random_state: int = DEFAULT.random_state,
+) -> dict[str, Any]:
+    """How to train."""
+    return settings.validated(locals())
+
+
+@config.when(start="base")
+def lora_settings__base(
+    lora_r: int = DEFAULT.lora_r,
+    lora_alpha: float = DEFAULT.lora_alpha,
+    lora_dropout: float = DEFAULT.lora_dropout,
+    target_modules: str | None = DEFAULT.target_modules,
+    use_dora: bool = DEFAULT.use_dora,
+    use_rslora: bool = DEFAULT.use_rslora,
+) -> dict[str, Any]:
+    """What the adapter is to be."""
+    return settings.validated(locals())
+
+
+@config.when(start="base")
+def compute_precision__base(
+    device: torch.device, precision: Literal["auto", "fp32", "bf16"] = DEFAULT.precision
+) -> dict[str, str]:
+    """The arithmetic of training, with the reason."""
+    return hardware.choose_precision(precision, device)
+
+
+@config.when(start="base")
+@cache(behavior="recompute", format="live")
+def lora_config__base(
+    base_model: PreTrainedModel, base_checkpoint: BaseCheckpoint, lora_settings: dict[str, Any]
+) -> PeftConfig:
+    """PEFT's configuration of the adapter. Replace this node to train another kind of adapter."""
+    return adapters.lora_config(base_model, base_checkpoint.model_id, lora_settings)
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute", format="live")
+def lora_config__presaved(saved_run: dict[str, Any]) -> PeftConfig:
+    """PEFT's configuration of the saved adapter."""
+    return PeftConfig.from_pretrained(saved_run["adapter"])
+
+
+@config.when(start="base")
+@cache(format="adapter")
+def trained_adapter__base(
+    base_model: PreTrainedModel,
+    base_checkpoint: BaseCheckpoint,
+    lora_config: PeftConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenized_train: Dataset,
+    tokenized_validation: Dataset,
+    training_settings: dict[str, Any],
+    compute_precision: dict[str, str],
+    device: torch.device,
+    versions: dict[str, str],
+    work_dir: str | None = DEFAULT.work_dir,
+) -> TrainedAdapter:
+    """The adapter, fitted; of all its states the one with the lowest validation loss. The base model is left alone."""
+    with hardware.seeded(training_settings["random_state"], device):
+        model = adapters.attach(base_model, lora_config)
+        state = loop.train(
+            model,
+            tokens.as_rows(tokenized_train),
+            tokens.as_rows(tokenized_validation),
+            training_settings,
+            device=device,
+            precision=compute_precision["value"],
+            pad_token_id=pad_token_id(tokenizer),
+        )
+    return store.keep(model, tokenizer, base_checkpoint, state, work_dir)
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute", format="adapter")
+def trained_adapter__presaved(saved_run: dict[str, Any], base_checkpoint: BaseCheckpoint) -> TrainedAdapter:
+    """The saved adapter; what its training measured comes from its run, and is unknown without one."""
+    return store.saved(saved_run, base_checkpoint)
+
+
+@cache(behavior="recompute", format="live")
+def finetuned_model(base_model: PreTrainedModel, trained_adapter: TrainedAdapter) -> PeftModel:
+    """The base model with the trained adapter in it, in evaluation mode. The base model itself stays as it is."""
+    return adapters.load(base_model, trained_adapter.path)

@@ -1,0 +1,218 @@
+"""The training loop: one visible function, `train`, and one explicit state, `TrainState`.
+
+Read `train` from top to bottom: it is the whole of what happens. Accelerate places the tensors and does mixed
+precision; PEFT has put the adapter into the model before; the batches come from `batching`, the loss from `loss`.
+
+Not covered: checkpoints and resume, more than one process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from transformers import get_scheduler
+
+from seqtune.engine import batching, loss, speed
+from seqtune.errors import RunError
+from seqtune.progress import advance
+
+#: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
+MAX_EVALUATIONS = 20
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the run is, worked out from the settings and the number of rows before the first step."""
+
+    rows_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    eval_steps: int
+
+    @classmethod
+    def of(cls, rows: int, settings: dict[str, Any]) -> Plan:
+        """The plan for this many training rows (settings under the names of `seqtune.settings`)."""
+        rows_per_step = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+        steps_per_epoch = math.ceil(rows / rows_per_step)
+        total = settings["max_steps"] or max(1, math.ceil(settings["num_train_epochs"] * steps_per_epoch))
+        warmup = settings["warmup_steps"]
+        return cls(
+            rows_per_step=rows_per_step,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total,
+            warmup_steps=min(total - 1, math.ceil(warmup * total) if warmup < 1 else int(warmup)),
+            eval_steps=settings["eval_steps"]
+            or max(1, math.ceil(steps_per_epoch / 2), math.ceil(total / MAX_EVALUATIONS)),
+        )
+
+
+@dataclass
+class TrainState:
+    """Everything that the loop changes, besides the model, the optimizer and the random generators."""
+
+    step: int = 0
+    epoch: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float = math.inf
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+    best_adapter: dict[str, Tensor] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    model: PeftModel,
+    train_rows: Rows,
+    validation_rows: Rows,
+    settings: dict[str, Any],
+    *,
+    device: torch.device,
+    precision: str,
+    pad_token_id: int,
+) -> TrainState:
+    """Fit the adapter; leave the best one, by validation loss, in the model.
+
+    The validation loss is measured before the first step too: where training never improves on it, the adapter that is
+    left is the untrained one, and `TrainState.best_step` is 0.
+
+    Args:
+        model: with the adapter in it; only the adapter's weights are trained.
+        train_rows: rows with ``input_ids`` and ``labels`` (lists of token ids).
+        validation_rows: rows of the same form; their loss chooses the best adapter.
+        settings: the knobs of the group ``finetuning``, ``per_device_eval_batch_size`` and ``random_state``.
+        device: where to compute.
+        precision: ``fp32`` or ``bf16`` (autocast; the adapter and the optimizer stay fp32).
+        pad_token_id: of the tokenizer.
+
+    Raises:
+        RunError: the loss or the gradient is not a number; named with its step, before the optimizer uses it.
+    """
+    fast = settings["engine"] == "fast"
+    plan = Plan.of(len(train_rows), settings)
+    state = TrainState()
+    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in train_rows]
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a second run in this process may differ in precision
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+    adapter = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    scheduler = get_scheduler(settings["lr_scheduler_type"], optimizer, plan.warmup_steps, plan.total_steps)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+
+    def measure() -> None:
+        """Validation loss of the adapter as it is; kept if it is the best so far."""
+        validation_loss = mean_loss(
+            prepared, validation_rows, settings["per_device_eval_batch_size"], pad_token_id, device
+        )
+        state.log[-1]["validation_loss"] = validation_loss
+        if validation_loss < state.best_loss:
+            state.best_loss, state.best_step, state.evaluations_without_gain = validation_loss, state.step, 0
+            state.best_adapter = _copy(get_peft_model_state_dict(model, save_embedding_layers=False))
+        else:
+            state.evaluations_without_gain += 1
+
+    with speed.fast_fp32_products(fast and device.type == "cpu" and precision == "fp32"):
+        state.log.append({"step": 0, "epoch": 0.0})
+        measure()
+        while state.step < plan.total_steps and not state.stopped_early:
+            order = batching.epoch_order(
+                lengths,
+                plan.rows_per_step,
+                seed=settings["random_state"],
+                epoch=state.epoch,
+                window_steps=batching.WINDOW_STEPS if fast else 1,
+            )
+            for index, rows in enumerate(order):
+                started = time.perf_counter()
+                passes = batching.micro_batches(rows, settings["per_device_train_batch_size"])
+                batches = [batching.collate([train_rows[row] for row in part], pad_token_id, device) for part in passes]
+                targets = sum(loss.target_tokens(batch) for batch in batches)
+
+                prepared.train()
+                step_loss = 0.0
+                for batch in batches:
+                    mean_nll = loss.forward(prepared, batch).sum() / targets
+                    accelerator.backward(mean_nll)
+                    step_loss += mean_nll.item()
+                norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
+                grad_norm = float(norm) if norm is not None else math.nan
+                _refuse_nan(state.step + 1, step_loss, grad_norm)
+                learning_rate = scheduler.get_last_lr()[0]
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+
+                tokens = sum(lengths[row] for row in rows)
+                seconds = time.perf_counter() - started
+                state.step += 1
+                state.tokens += tokens
+                state.seconds += seconds
+                state.log.append(
+                    {
+                        "step": state.step,
+                        "epoch": round(state.epoch + (index + 1) / len(order), 4),
+                        "loss": step_loss,
+                        "learning_rate": learning_rate,
+                        "grad_norm": grad_norm,
+                        "tokens": tokens,
+                        "seconds": round(seconds, 6),
+                    }
+                )
+                if state.step % plan.eval_steps == 0 or state.step == plan.total_steps:
+                    measure()
+                    patience = settings["early_stopping_patience"]
+                    state.stopped_early = 0 < patience <= state.evaluations_without_gain
+                advance(
+                    "training", state.step, plan.total_steps, "steps", loss=step_loss, validation_loss=state.best_loss
+                )
+                if state.step == plan.total_steps or state.stopped_early:
+                    break
+            state.epoch += 1
+
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    set_peft_model_state_dict(model, state.best_adapter)
+    model.eval()
+    return state
+
+
+def mean_loss(model: Any, rows: Rows, batch_size: int, pad_token_id: int, device: torch.device) -> float:
+    """Mean negative log-likelihood of a target token over the rows, in nats; dropout off."""
+    model.eval()
+    nll, tokens = 0.0, 0
+    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+    for part in batching.by_length(lengths, batch_size):
+        row_nll, row_tokens = loss.row_losses(
+            model, batching.collate([rows[row] for row in part], pad_token_id, device)
+        )
+        nll += sum(row_nll)
+        tokens += sum(row_tokens)
+    if not math.isfinite(nll):
+        raise RunError("the validation loss is not a number", mend="Try --precision fp32 or a lower --learning-rate.")
+    return nll / tokens
+
+
+def _refuse_nan(step: int, step_loss: float, grad_norm: float) -> None:
+    if math.isfinite(step_loss) and math.isfinite(grad_norm):
+        return
+    raise RunError(
+        f"step {step}: the training loss is {step_loss} and the length of the gradient {grad_norm}",
+        mend="Nothing was delivered. Try a lower --learning-rate, or --precision fp32.",
+    )
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}

@@ -1,0 +1,132 @@
+"""LoRA adapters: into a model, onto the disk, back again. The base model that comes in is never changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqtune.errors import InputError
+from seqtune.models import families, loading
+
+
+def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, Any]) -> LoraConfig:
+    """PEFT's configuration from our knobs of the same names.
+
+    No ``task_type``: PEFT 0.21's wrapper for SEQ_2_SEQ_LM looks for a method that transformers 5 has renamed, so that
+    an adapter saved with it can't be loaded by plain PEFT. Without it PEFT forwards every call to the model.
+
+    Raises:
+        InputError: ``target_modules`` match nothing in this model; the error lists the modules there are.
+    """
+    return LoraConfig(
+        r=settings["lora_r"],
+        lora_alpha=settings["lora_alpha"],
+        lora_dropout=settings["lora_dropout"],
+        target_modules=families.target_modules(model, settings["target_modules"]),
+        use_dora=settings["use_dora"],
+        use_rslora=settings["use_rslora"],
+        bias="none",
+        base_model_name_or_path=base_model_id,
+    )
+
+
+def attach(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """The base model with a fresh, untrained adapter in it; only the adapter's weights are trainable.
+
+    The first weights of the adapter are drawn from PyTorch's generator: seed it.
+
+    Raises:
+        InputError: nothing is trainable.
+    """
+    own = copy.deepcopy(config)
+    own.base_model_name_or_path = None  # PEFT writes the folder that the model was read from here; the id says more
+    model = get_peft_model(loading.shared_copy(base_model), own)
+    own.base_model_name_or_path = config.base_model_name_or_path
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("the adapter has nothing to train", mend="Name other --target-modules.")
+    return model
+
+
+def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter in PEFT's own format (safetensors), with the tokenizer beside it."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all questions and no answers
+    tokenizer.save_pretrained(str(folder))
+
+
+def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
+    """The base model with the adapter of that folder in it, in evaluation mode, nothing trainable.
+
+    Raises:
+        InputError: the adapter is damaged or does not fit the base model.
+    """
+    try:
+        model = PeftModel.from_pretrained(loading.shared_copy(base_model), str(folder), is_trainable=False)
+    except (ValueError, RuntimeError, SafetensorError, OSError) as error:
+        raise InputError(
+            f"{folder}: this adapter can't be put into {base_model.name_or_path or 'the base model'}",
+            [str(error).splitlines()[0]],
+            "Check that it was trained on this base model (--model-id) and that its files are whole.",
+        ) from None
+    model.requires_grad_(False)
+    return model.to(next(base_model.parameters()).device).eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The adapter's ``adapter_config.json``.
+
+    Raises:
+        InputError: the folder holds no adapter in safetensors.
+    """
+    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: no adapter ({' and '.join(missing)} missing)",
+            mend="Expected a run directory of seqtune, or an adapter folder in PEFT's format with safetensors weights.",
+        )
+    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def resolve_base(
+    saved_run: dict[str, Any], model_id: str | None, model_id_tokenizer: str | None, revision: str | None
+) -> loading.BaseCheckpoint:
+    """The base model that a saved adapter was trained on (`run.open_saved` gives ``saved_run``).
+
+    Raises:
+        InputError: the model found is not the one that the manifest names, by its SHA-256; or the adapter's own
+            configuration names no base model.
+    """
+    manifest = saved_run["manifest"]
+    if manifest is None:
+        config = read_config(Path(saved_run["adapter"]))
+        return loading.resolve(model_id or config["base_model_name_or_path"], model_id_tokenizer, revision)
+    base = manifest["base_model"]
+    found = loading.resolve(
+        model_id or base["model_id"], model_id_tokenizer or base["tokenizer_id"], revision or base["revision"]
+    )
+    if found.sha256 != base["sha256"]:
+        raise InputError(
+            f"{found.model_id}: not the base model that the adapter was trained on",
+            [f"found     sha256 {found.sha256}", f"expected  sha256 {base['sha256']}"],
+            "Name the right one with --model-id.",
+        )
+    return found
+
+
+def describe_targets(config: PeftConfig) -> str:
+    """``q, v`` or ``all-linear``."""
+    targets = getattr(config, "target_modules", None)
+    return targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+
+
+def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Numbers of trainable and of all parameters."""
+    counts = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    return sum(n for n, trainable in counts if trainable), sum(n for n, _ in counts)

@@ -1,0 +1,253 @@
+"""The run directory and its manifest: what training hands on, how a run is published, how it is read again.
+
+```
+run.json            settings, data, base model, versions, training, metrics, verdict
+adapter/            the best adapter in PEFT's own format, with the tokenizer
+predictions/        validation.jsonl, hold_out.jsonl
+log.jsonl           one line per step
+report.html         one file, no network
+```
+
+A run directory is whole or absent: it is written beside its place and moved there in one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from seqtune.errors import InputError, RunError
+
+MANIFEST = "run.json"
+ADAPTER = "adapter"
+LOG = "log.jsonl"
+REPORT = "report.html"
+PREDICTIONS = "predictions"
+
+#: Version of the layout of `run.json`; a reader refuses a newer one.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """What training returns: where the adapter lies and what it is, never a live model.
+
+    ``training`` and ``log`` are None for an adapter that was trained elsewhere.
+    """
+
+    path: str
+    sha256: str
+    base_model_id: str
+    base_model_revision: str | None
+    base_model_sha256: str
+    training: dict[str, Any] | None
+    log: list[dict[str, Any]] | None
+
+    def is_intact(self) -> bool:
+        """Whether the files are still there and still what they were."""
+        try:
+            return adapter_sha256(Path(self.path)) == self.sha256
+        except FileNotFoundError:
+            return False
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Digest of an adapter's weights and configuration (SHA-256, hexadecimal).
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+    """
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+class Run:
+    """A finished run directory, read lazily.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        InputError: it is no run directory, or was written by a newer seqtune.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / MANIFEST).is_file():
+            raise InputError(
+                f"{self.path}: no run directory ({MANIFEST} is missing)", mend="`seqtune finetune` makes one."
+            )
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            written_by = int(self.manifest["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path / MANIFEST}: damaged ({error})", mend="Make the run again.") from None
+        if written_by > FORMAT:
+            raise InputError(
+                f"{self.path / MANIFEST}: written by a newer seqtune (format {written_by}, this one reads {FORMAT})",
+                mend="pip install --upgrade seqtune",
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, verdict={self.verdict!r})"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter and the tokenizer."""
+        return self.path / ADAPTER
+
+    @property
+    def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """``metrics[split][model][name]``: split validation or hold_out, model base or tuned."""
+        return self.manifest["metrics"]
+
+    @property
+    def verdict(self) -> str:
+        """better, no clear difference or worse: the tuned model against the base on the hold-out rows."""
+        return self.manifest["verdict"]["verdict"]
+
+    @cached_property
+    def predictions(self) -> dict[str, list[dict[str, Any]]]:
+        """``predictions[split]``: a dict per row with input, reference, base, tuned and scores."""
+        folder = self.path / PREDICTIONS
+        return {split: read_jsonl(folder / f"{split}.jsonl") for split in ("validation", "hold_out")}
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]] | None:
+        """The training log, a dict per step; None where the adapter was trained elsewhere."""
+        return read_jsonl(self.path / LOG) if (self.path / LOG).is_file() else None
+
+
+def open_saved(adapter_path: str | Path) -> dict[str, Any]:
+    """What is known of a saved adapter: a run directory of ours, or an adapter folder in PEFT's format.
+
+    Returns:
+        ``adapter`` (its folder), ``manifest`` and ``log`` (both None for an adapter that was trained elsewhere).
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(adapter_path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder", mend="--adapter-path takes a run directory or an adapter folder.")
+    if path.name == ADAPTER and (path.parent / MANIFEST).is_file():
+        path = path.parent
+    if (path / MANIFEST).is_file():
+        run = Run(path)
+        return {"adapter": str(run.adapter), "manifest": run.manifest, "log": run.log}
+    return {"adapter": str(path), "manifest": None, "log": None}
+
+
+def free_directory(data_path: str, parent: Path = Path("runs")) -> Path:
+    """``runs/NAME-OF-THE-FILE``, with a number behind it where that is taken."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(data_path.rstrip("/")).name.split(".")[0]).strip("-.") or "run"
+    return _first_free(parent / stem)
+
+
+def check_destination(out: str | Path, overwrite: bool) -> None:
+    """Refuse a place where a run can't be written, before any work is done. Leaves nothing behind.
+
+    Raises:
+        InputError: the place is taken (and ``overwrite`` is not set), is no run directory, or can't be written.
+    """
+    out = Path(out)
+    if out.exists():
+        if not overwrite:
+            raise InputError(f"{out}: already there", mend="Choose another --out, or pass --overwrite to replace it.")
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+            raise InputError(
+                f"{out}: is no run directory, so --overwrite does not replace it", mend="Choose another --out."
+            )
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=f".{out.name}-", suffix=".partial"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{out}: can't be written ({error.strerror} in {existing})", mend="Choose another --out."
+        ) from None
+
+
+@contextmanager
+def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill; when the block ends without an error it is at ``out``, whole, in one rename.
+
+    Raises:
+        RunError: the disk is full or the place has become unwritable; what was at ``out`` is still there.
+    """
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-", suffix=".partial"))
+    except OSError as error:
+        raise RunError(f"{out}: can't be written ({error.strerror})", mend="Choose another --out.") from None
+    try:
+        yield staging
+        staging.chmod(0o777 & ~_umask())
+        if overwrite and out.exists():
+            old = staging.with_suffix(".old")
+            out.rename(old)
+            staging.rename(out)
+            shutil.rmtree(old)
+        else:
+            staging.rename(out)
+    except OSError as error:
+        raise RunError(
+            f"{out}: can't be written ({error.strerror})", mend="Free some space or choose another --out."
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def place_for(out: str | Path, overwrite: bool) -> Path:
+    """``out`` itself, or the first free name after it where something is there and may not be replaced.
+
+    A finished training is never thrown away because its place was taken in the meantime.
+    """
+    out = Path(out)
+    return out if overwrite or not out.exists() else _first_free(out)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write objects as JSON Lines; not-a-number is an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write one JSON document, indented; not-a-number is an error."""
+    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _first_free(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

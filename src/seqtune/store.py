@@ -1,0 +1,121 @@
+"""Where a trained adapter lies between training and delivery, and the record of it that training returns.
+
+Adapters are kept under the SHA-256 of their content: ``WORK_DIR/adapters/<sha256>/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from seqtune.engine.loop import TrainState
+from seqtune.errors import RunError
+from seqtune.models import adapters
+from seqtune.models.loading import BaseCheckpoint
+from seqtune.run import TrainedAdapter, adapter_sha256
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "apache-hamilton")
+
+
+def keep(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base_checkpoint: BaseCheckpoint,
+    state: TrainState,
+    work_dir: str | None,
+) -> TrainedAdapter:
+    """Write the adapter to the store, whole or not at all, and return the record of it.
+
+    Raises:
+        RunError: the store can't be written.
+    """
+    adapters_folder = (Path(work_dir) if work_dir else default_work_dir()) / "adapters"
+    try:
+        adapters_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=adapters_folder, prefix=".partial-") as partial:
+            written = Path(partial) / "adapter"
+            adapters.save(model, tokenizer, written)
+            sha256 = adapter_sha256(written)
+            place = adapters_folder / sha256
+            if place.exists():  # the same adapter was trained before; its files may be damaged, these are whole
+                shutil.rmtree(place)
+            written.rename(place)
+    except OSError as error:
+        raise RunError(
+            f"{adapters_folder}: the trained adapter can't be written ({error.strerror})",
+            mend="Free some space, or name another place with --work-dir.",
+        ) from None
+    trainable, total = adapters.trainable_parameters(model)
+    return TrainedAdapter(
+        path=str(place),
+        sha256=sha256,
+        base_model_id=base_checkpoint.model_id,
+        base_model_revision=base_checkpoint.revision,
+        base_model_sha256=base_checkpoint.sha256,
+        training={
+            "steps": state.step,
+            "epochs": state.log[-1]["epoch"],
+            "best_step": state.best_step,
+            "best_validation_loss": state.best_loss,
+            "stopped_early": state.stopped_early,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "trainable_parameters": trainable,
+            "parameters": total,
+        },
+        log=state.log,
+    )
+
+
+def saved(saved_run: dict[str, Any], base_checkpoint: BaseCheckpoint) -> TrainedAdapter:
+    """The record of an adapter on disk (`run.open_saved` gives ``saved_run``).
+
+    Raises:
+        InputError: the folder holds no adapter.
+        RunError: the adapter is not the one that its manifest names.
+    """
+    folder = Path(saved_run["adapter"])
+    adapters.read_config(folder)
+    manifest = saved_run["manifest"]
+    sha256 = adapter_sha256(folder)
+    if manifest is not None and manifest["adapter"]["sha256"] != sha256:
+        raise RunError(
+            f"{folder}: changed since the run was written",
+            [f"found     sha256 {sha256}", f"expected  sha256 {manifest['adapter']['sha256']}"],
+            "Bring the files back, or make the run again.",
+        )
+    return TrainedAdapter(
+        path=str(folder),
+        sha256=sha256,
+        base_model_id=base_checkpoint.model_id,
+        base_model_revision=base_checkpoint.revision,
+        base_model_sha256=base_checkpoint.sha256,
+        training=manifest["training"] if manifest else None,
+        log=saved_run["log"],
+    )
+
+
+def default_work_dir() -> Path:
+    """``$XDG_CACHE_HOME/seqtune``, or ``~/.cache/seqtune``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqtune"
+
+
+def versions() -> dict[str, str]:
+    """Versions of seqtune and the libraries that compute, and the SHA-256 of seqtune's own source."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return {
+        "seqtune": importlib.metadata.version("seqtune"),
+        "seqtune_source_sha256": digest.hexdigest(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+    }

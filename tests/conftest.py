@@ -1,0 +1,92 @@
+"""Fixtures for all tests: a tiny model on disk, a small question–answer file, the data beside the repository."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any library reads them: no network, no telemetry, no bars between the dots.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HAMILTON_TELEMETRY_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+THINGS = ("lamp", "pump", "kettle", "scale", "drone", "router", "camera", "toaster", "fan", "radio")
+QUESTIONS = (
+    ("How long is the warranty of the {thing}?", "The {thing} has a warranty of {number} months."),
+    ("What does a new {thing} cost?", "A new {thing} costs €{number}, delivery included."),
+    ("The {thing} blinks red. What now?", "Unplug the {thing}, wait {number} seconds and plug it in again."),
+    ("Where do I return a {thing}?", "Send the {thing} to hall {number}; the label is in the box."),
+)
+
+
+def question_rows() -> list[dict[str, Any]]:
+    """40 rows with a question and a reply, all different, the replies with a number that one can get wrong."""
+    return [
+        {
+            "question": question.format(thing=thing),
+            "reply": reply.format(thing=thing, number=3 + 7 * index + 11 * kind),
+            "topic": thing,
+        }
+        for index, thing in enumerate(THINGS)
+        for kind, (question, reply) in enumerate(QUESTIONS)
+    ]
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSON file with 40 question and reply rows; not to be changed."""
+    path = tmp_path_factory.mktemp("rows") / "questions.json"
+    path.write_text(json.dumps(question_rows(), ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny FLAN-T5 with its tokenizer; not to be changed."""
+    import torch
+
+    from tiny_models import tiny
+
+    torch.set_num_threads(1)  # for a few thousand weights, several threads spend their time waiting
+    return tiny("flan-t5", tmp_path_factory.mktemp("models") / "tiny-t5")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data folder beside the repository; the test is skipped where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`seqtune` in this process: ``command("finetune", path, stdin=b"")`` gives exit status, stdout and stderr."""
+    from seqtune import cli
+
+    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr("sys.argv", ["seqtune", *map(str, arguments)])
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return status, *capfd.readouterr()
+
+    return run

@@ -1,0 +1,332 @@
+"""Files as users bring them: read as what they are, or refused with place, finding, expectation and mend."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from seqtune.data import readers
+from seqtune.errors import InputError
+
+ROWS = [{"question": "Wie groß?", "reply": "2,5 m\n\u2028hoch"}, {"question": 'a "b"; c', "reply": "日本\t語 🙂"}]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def as_json(rows) -> bytes:
+    return json.dumps(rows, ensure_ascii=False).encode()
+
+
+def as_lines(rows) -> bytes:
+    return b"\n".join(as_json(row) for row in rows) + b"\n"
+
+
+def as_table(rows, delimiter=",", end="\r\n") -> bytes:
+    def cell(text):
+        return '"' + text.replace('"', '""') + '"'
+
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    return end.join(delimiter.join(cell(text) for text in line) for line in lines).encode()
+
+
+def as_parquet(rows) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def read(path, split="train"):
+    return readers.read(readers.identify(str(path), split), split)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: bytes | str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("the shared data is not here")
+    return SHARED
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format_"),
+    [
+        ("a.json", as_json(ROWS), "json"),
+        ("a.json", BOM + as_json(ROWS), "json"),
+        ("a.json", b"\n \n" + json.dumps(ROWS, indent=2).encode().replace(b"\n", b"\r\n"), "json"),
+        ("array.jsonl", as_json(ROWS), "json"),
+        ("array.jsonl", json.dumps(ROWS, indent=1).encode(), "json"),
+        ("array.txt", as_json(ROWS), "json"),
+        ("array.csv", as_json(ROWS), "json"),
+        ("a.jsonl", as_lines(ROWS), "jsonl"),
+        ("a.ndjson", BOM + as_lines(ROWS).replace(b"\n", b"\r\n\r\n"), "jsonl"),
+        ("lines.json", as_lines(ROWS), "jsonl"),
+        ("lines", as_lines(ROWS), "jsonl"),
+        ("a.csv", as_table(ROWS), "csv"),
+        ("a.csv", BOM + as_table(ROWS, end="\n") + b"\n\n", "csv"),
+        ("a.csv", as_table(ROWS, delimiter=";"), "csv"),
+        ("a.csv", as_table(ROWS, delimiter="\t"), "csv"),
+        ("comma", as_table(ROWS), "csv"),
+        ("a.tsv", as_table(ROWS, delimiter="\t"), "tsv"),
+        ("tabs", as_table(ROWS, delimiter="\t"), "tsv"),
+        ("a.parquet", as_parquet(ROWS), "parquet"),
+        ("parquet.json", as_parquet(ROWS), "parquet"),
+        ("a.json.gz", gzip.compress(as_json(ROWS), mtime=0), "json"),
+        ("a.jsonl.xz", lzma.compress(as_lines(ROWS)), "jsonl"),
+        ("packed.csv", gzip.compress(as_table(ROWS), mtime=0), "csv"),
+    ],
+)
+def test_read_by_content(write, name, content, format_):
+    path = write(name, content)
+    source = readers.identify(str(path), "train")
+    assert json.loads(json.dumps(source)) == source
+    assert (source["kind"], source["format"], source["path"]) == ("file", format_, str(path))
+    assert source["bytes"] == len(content)
+    assert len(source["sha256"]) == 64
+    assert readers.read(source, "train") == ROWS
+
+
+def test_values_keep_their_types_and_nesting(write):
+    rows = [{"q": {"text": "a"}, "n": [1, None, True]}, {"q": "b"}]
+    assert read(write("a.json", as_json(rows))) == rows
+
+
+def test_one_object_is_a_row_in_json_lines_only(write):
+    assert read(write("a.jsonl", as_json(ROWS[0]))) == ROWS[:1]
+    with pytest.raises(InputError, match="a JSON object instead of a list"):
+        read(write("a.json", as_json(ROWS[0])))
+
+
+def test_short_csv_rows_lack_keys_and_long_ones_may_end_in_commas(write):
+    assert read(write("a.csv", "q,r,\na,b,,,\nc\n")) == [{"q": "a", "r": "b", "column 3": ""}, {"q": "c"}]
+
+
+def test_large_csv_field(write):
+    assert len(read(write("a.csv", "q,r\na," + "x" * 300_000))[0]["r"]) == 300_000
+
+
+def test_folder_names_are_no_parquet_columns(tmp_path):
+    (tmp_path / "year=2024").mkdir()
+    path = tmp_path / "year=2024" / "a.parquet"
+    path.write_bytes(as_parquet(ROWS))
+    assert read(path) == ROWS
+
+
+# name, content, parts of the message
+REFUSED = [
+    ("a.json", '[{"q": "a"},\n {"q": b}]', ["a.json: not JSON at line 2, column 8", "found: `b}]`", "list of objects"]),
+    ("a.json", '[{"q": "a"},\n]', ["not JSON at line", "Remove the comma before the closing bracket"]),
+    ("a.json", "[{'q': 'a'}]", ["line 1, column 3", "found: `'q': 'a'}]`", "double quotes"]),
+    ("a.json", '[{"q": "a"},\n{"q": ', ["line 2", "was it cut off?"]),
+    ("a.json", "question: hello", ["not JSON at line 1, column 1", "found: `question: hello`"]),
+    ("a.json", "[" * 200_000, ["nested too deeply", "list of objects"]),
+    ("a.json", '"text"', ["a string instead of a list of rows"]),
+    ("a.json", "12", ["a number instead of a list of rows"]),
+    (
+        "a.json",
+        '{"data": [{"q": 1}, {"q": 2}], "v": 1}',
+        ["a JSON object", '"data" holds a list of 2 objects: save that'],
+    ),
+    ("a.json", '{"q": {"0": "a"}, "r": {"0": "b"}}', ["its keys: q, r", 'orient="records"']),
+    ("a.json", "{}", ["a JSON object instead of a list", "it has no keys"]),
+    ("a.json", "[]", ["an empty list, no rows", "list of objects"]),
+    ("a.json", " \n", ["the file is empty"]),
+    ("a.csv", b"", ["the file is empty"]),
+    ("a.jsonl", BOM, ["the file is empty"]),
+    ("a.json", '[{"q": "a"}, 3, null, "x"]', ["3 of 4 rows are no objects", "row 2  is a number", "row 3  is null"]),
+    ("a.json", as_json([1] * 30), ["30 of 30 rows", "row 20  is a number", "… and 10 more"]),
+    (
+        "a.jsonl",
+        '{"q": "a"}\n{"q" "b"}\n\n[1]\n{"q": "c"',
+        ["3 of 4 lines are no JSON object", "line 2, column 6", "line 4", "is a list", "line 5, column 10", "cut off?"],
+    ),
+    ("a.csv", "q,r\na,b\nc,d,e\nf,g,h,i\n", ["2 of 3 rows", "has 2: q, r", "row 2, line 3  has 3 fields", "many: `e`"]),
+    ("a.csv", 'q,r\n"a\nb",c\nd,"e\nf\n', ["broken row at lines 4 to 5: a quote is never closed", "header row"]),
+    ("a.csv", "q,r,q\na,b,c\n", ["columns with the same name", "column 'q' stands 2 times"]),
+    ("a.csv", "q,r\n", ["a header row and no others", "Expected a header row"]),
+    (
+        "a.json",
+        b'[{"q": "a"},\n{"q": "caf\xe9"}]',
+        ["not UTF-8 at byte offset 23, line 2", "0xe9 after", '"caf`', "iconv"],
+    ),
+    ("a.csv", BOM + b"q,r\ncaf\xe9,b", ["not UTF-8 at byte offset 10, line 2"]),
+    ("a.json", as_json(ROWS).decode().encode("utf-16"), ["UTF-16 text", "Expected UTF-8"]),
+    ("a.parquet", b"PAR1 and then nothing", ["can't be read as Parquet", "JSON Lines or CSV"]),
+    ("a.parquet", as_parquet(ROWS)[:-30], ["can't be read as Parquet"]),
+    ("a.xlsx", b"PK\x03\x04rest", ["an Excel workbook", "as CSV"]),
+    ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", ["compressed with zstd", "zstd -d"]),
+    ("a.json.gz", gzip.compress(as_json(ROWS * 99), mtime=0)[:-20], ["can't be unpacked", "cut off"]),
+    ("a.json.xz", lzma.compress(as_json(ROWS * 99))[:-20], ["can't be unpacked", "cut off"]),
+    ("notes.txt", "hello world", ["neither its name nor its first line tells the format", "Expected a JSON"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "parts"), REFUSED, ids=[f"{i}-{row[0]}" for i, row in enumerate(REFUSED)])
+def test_refused_with_place_and_mend(write, name, content, parts):
+    path = write(name, content)
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert time.perf_counter() - start < 2
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert caught.value.mend
+    assert "Traceback" not in message
+    assert max(len(line) for line in message.splitlines()) < 400
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("suport.json", ["suport.json: no such file; did you mean `support.json`?", "Expected a JSON"]),
+        ("other", ["other: no such file"]),
+        ("nowhere/support.json", ["no such file; there is no folder nowhere"]),
+        ("./owner/name", ["no such file; there is no folder owner"]),
+        ("owner/name.csv", ["no such file"]),
+        ("a/b/c", ["no such file"]),
+        ("x" * 5000, ["no such file"]),
+        ("a\0b", ["no such file"]),
+        ("~/no/where", ["no such file"]),
+    ],
+)
+def test_missing_file(write, monkeypatch, path, parts):
+    monkeypatch.chdir(write("support.json", as_json(ROWS)).parent)
+    with pytest.raises(InputError) as caught:
+        readers.identify(path, "train")
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_folders(tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    with pytest.raises(InputError, match="a directory, but no dataset saved") as caught:
+        readers.identify(str(plain), "train")
+    assert "saved dataset folder" in caught.value.mend
+    (plain / "support.json").write_bytes(as_json(ROWS))
+    with pytest.raises(InputError, match=r"it holds: support\.json") as caught:
+        readers.identify(str(plain), "train")
+    assert caught.value.mend.endswith("support.json")
+
+    single = datasets.Dataset.from_list(ROWS)
+    single.save_to_disk(tmp_path / "single")
+    source = readers.identify(str(tmp_path / "single"), "train")
+    assert (source["kind"], source["split"]) == ("folder", None)
+    assert readers.read(source, "train") == ROWS
+    (tmp_path / "single" / "cache-123.arrow").write_bytes(b"left by a map")
+    assert readers.identify(str(tmp_path / "single"), "train") == source
+
+    datasets.DatasetDict(train=single, test=single.select([1])).save_to_disk(tmp_path / "several")
+    several = str(tmp_path / "several")
+    assert read(several) == ROWS
+    assert read(several, "test") == ROWS[1:]
+    assert readers.identify(several, "test")["sha256"] != readers.identify(several, "train")["sha256"]
+    with pytest.raises(InputError, match='no split "tets"; it has: test, train') as caught:
+        readers.identify(several, "tets")
+    assert "did you mean `test`?" in caught.value.mend
+
+    (tmp_path / "several" / "train" / "data-00000-of-00001.arrow").write_bytes(b"broken")
+    with pytest.raises(InputError, match="a damaged dataset folder"):
+        read(several)
+
+
+class Hub:
+    """Stands in for the hub: `huggingface_hub.HfApi` and what else the reader asks."""
+
+    def __init__(self, monkeypatch, answer):
+        self.asked = []
+
+        def dataset_info(api, dataset_id):
+            self.asked.append(dataset_id)
+            if isinstance(answer, Exception):
+                raise answer
+            return huggingface_hub.DatasetInfo(id=dataset_id, sha=answer)
+
+        def snapshot_download(*args, **kwargs):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not downloaded")
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def test_hub_dataset(monkeypatch):
+    hub = Hub(monkeypatch, COMMIT)
+    source = readers.identify("owner/name-1.0", "validation")
+    assert source == {"path": "owner/name-1.0", "kind": "hub", "split": "validation", "revision": COMMIT}
+    assert hub.asked == ["owner/name-1.0"]
+
+    def load_dataset(path, **options):
+        assert (path, options) == ("owner/name-1.0", {"split": "validation", "revision": COMMIT})
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert readers.read(source, "validation") == ROWS
+
+    def refuse(path, **options):
+        raise ValueError("Unknown split \"validation\". Should be one of ['train'].\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(InputError, match='split "validation" can\'t be read: Unknown split') as caught:
+        readers.read(source, "validation")
+    assert "--dataset-split" in caught.value.mend
+
+
+def test_hub_out_of_reach(monkeypatch):
+    Hub(monkeypatch, huggingface_hub.errors.OfflineModeIsEnabled("offline mode is enabled"))
+    with pytest.raises(InputError, match="no such file here, and the hub can't be reached") as caught:
+        readers.identify("owner/name", "train")
+    assert "offline mode is enabled" in str(caught.value)
+    assert "connect to the network" in caught.value.mend
+
+
+def test_an_import_and_a_refusal_are_quick(tmp_path):
+    script = (
+        "import sys\n"
+        "from seqtune.data import readers\n"
+        "try:\n    readers.identify('no-such.json', 'train')\nexcept Exception as error:\n    print(error)\n"
+        "heavy = {'datasets', 'pandas', 'pyarrow', 'torch', 'huggingface_hub'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(readers.__file__).parents[2])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    assert "no-such.json: no such file" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "keys"),
+    [
+        ("support_short.json", 6480, {"instruction", "response", "category", "intent"}),
+        ("medquad.jsonl.xz", 16407, {"question", "answer", "focus"}),
+    ],
+)
+def test_real_files(shared, name, rows, keys):
+    content = read(shared / name)
+    assert len(content) == rows
+    assert set(content[0]) == keys

@@ -1,0 +1,359 @@
+"""The dataflow as a whole, on tiny models: what every start, family, order and replacement must hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hamilton import driver as hamilton_driver
+from hamilton.lifecycle import NodeExecutionHook
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM
+
+import seqtune
+from seqtune.driver import PUBLIC_OUTPUTS
+from seqtune.engine.batching import collate
+from seqtune.errors import InputError, RunError
+from tiny_models import tiny
+
+ASKED = [
+    "save_best_models",
+    "hold_out_set_predictions",
+    "training_and_validation_set_metrics",
+    "finetuned_model_on_validation_set",
+]
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Length of the difference, in lengths of what was expected."""
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.fixture
+def inputs(tiny_t5: Path, rows_file: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "data_path": str(rows_file),
+        "model_id": str(tiny_t5),
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "max_new_tokens": 8,
+        "out": str(tmp_path / "run"),
+        "work_dir": str(tmp_path / "work"),
+    }
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5", "bart", "pegasus"])
+def test_train_save_reload(family: str, rows_file: Path, tmp_path: Path, inputs: dict[str, Any]):
+    """What is delivered is what was trained: not the untrained adapter, and the same logits after reloading."""
+    inputs["model_id"] = str(tiny(family, tmp_path / family))
+    found = seqtune.build_driver().execute(
+        ["save_best_models", "finetuned_model", "base_model", "tokenized_hold_out", "manifest"], inputs=inputs
+    )
+    saved = load_file(Path(found["save_best_models"]["adapter"]) / "adapter_model.safetensors")
+    in_memory = dict(found["finetuned_model"].named_parameters())
+    assert found["manifest"]["training"]["best_step"] > 0
+    for name, weight in saved.items():
+        assert torch.equal(in_memory[name.replace(".weight", ".default.weight")], weight)
+    trained = [name for name, weight in saved.items() if "lora_B" in name and weight.abs().max() > 0]
+    assert trained, "every lora_B of an untrained adapter is zero"
+
+    batch = collate(found["tokenized_hold_out"].to_list(), 0)
+    with torch.inference_mode():
+        logits = found["finetuned_model"](**batch).logits
+        untouched = found["base_model"](**batch).logits
+        reloaded = seqtune.load(found["save_best_models"]["path"]).model
+        assert distance(reloaded(**batch).logits, logits) < 1e-5
+        assert distance(reloaded.merge_and_unload()(**batch).logits, logits) < 1e-5
+    assert distance(untouched, logits) > 1e-3
+
+
+def test_run_directory_is_as_designed(inputs: dict[str, Any]):
+    path = Path(seqtune.build_driver().execute(["save_best_models"], inputs=inputs)["save_best_models"]["path"])
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert {
+        "run.json",
+        "log.jsonl",
+        "report.html",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/tokenizer.json",
+        "predictions/validation.jsonl",
+        "predictions/hold_out.jsonl",
+    } <= names
+    assert not any(Path(name).name == "model.safetensors" for name in names), "the base model is not copied"
+
+    run = seqtune.Run(path)
+    metrics = {"loss", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "exact_match"}
+    for split in ("validation", "hold_out"):
+        for model in ("base", "tuned"):
+            assert metrics <= run.metrics[split][model].keys()
+    assert run.manifest["data"]["splits"] == {"train": 32, "validation": 4, "hold_out": 4}
+    assert {"seconds", "steps", "best_step", "tokens"} <= run.manifest["training"].keys()
+    assert run.manifest["seed"] == 42
+    for row in run.predictions["hold_out"]:
+        assert {"input", "reference", "base", "tuned", "scores"} <= row.keys()
+        assert row["extra"]["topic"] in row["input"]
+    assert [row["step"] for row in run.log or []] == list(range(7))
+    assert {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"} <= (run.log or [])[1].keys()
+    best = min((row["validation_loss"], row["step"]) for row in run.log or [] if "validation_loss" in row)
+    assert best[1] == run.manifest["training"]["best_step"]
+    assert run.metrics["validation"]["tuned"]["loss"] == pytest.approx(best[0], rel=1e-5)
+
+
+def test_any_order_and_subset_gives_the_same(inputs: dict[str, Any], tmp_path: Path):
+    driver = hamilton_driver.Builder().with_modules(*seqtune.modules()).with_config({"start": "base"}).build()
+    together = driver.execute(ASKED, inputs={**inputs, "out": str(tmp_path / "a")})
+    backwards = driver.execute(ASKED[::-1], inputs={**inputs, "out": str(tmp_path / "b")})
+    alone = driver.execute(["save_best_models"], inputs={**inputs, "out": str(tmp_path / "c")})
+    some = driver.execute(["hold_out_set_predictions"], inputs=inputs)
+    assert together["save_best_models"]["sha256"] == backwards["save_best_models"]["sha256"]
+    assert together["save_best_models"]["sha256"] == alone["save_best_models"]["sha256"]
+    assert together["hold_out_set_predictions"] == backwards["hold_out_set_predictions"]
+    assert together["hold_out_set_predictions"] == some["hold_out_set_predictions"]
+    assert together["finetuned_model_on_validation_set"] == backwards["finetuned_model_on_validation_set"]
+    assert seqtune.Run(tmp_path / "a").metrics == seqtune.Run(tmp_path / "c").metrics
+    assert seqtune.Run(tmp_path / "a").predictions == seqtune.Run(tmp_path / "b").predictions
+
+
+def test_every_public_output_exists_under_both_starts(inputs: dict[str, Any], tmp_path: Path):
+    base = seqtune.build_driver({"start": "base"}).execute(PUBLIC_OUTPUTS, inputs=inputs)
+    presaved = seqtune.build_driver({"start": "presaved"}).execute(
+        PUBLIC_OUTPUTS, inputs={"adapter_path": inputs["out"], "out": str(tmp_path / "again")}
+    )
+    assert base.keys() == presaved.keys() == set(PUBLIC_OUTPUTS)
+    assert all(value is not None for value in presaved.values())
+    for name in ("hold_out_set_predictions", "training_and_validation_set_metrics", "hold_out_set_metrics", "verdict"):
+        assert presaved[name] == base[name], name
+    for name in ("train_set", "validation_set", "hold_out_set"):
+        assert presaved[name].to_list() == base[name].to_list()
+    assert presaved["save_best_models"]["sha256"] == base["save_best_models"]["sha256"]
+    first, second = (seqtune.Run(path) for path in (inputs["out"], tmp_path / "again"))
+    assert first.metrics == second.metrics
+    assert first.manifest["settings"] == second.manifest["settings"]
+    assert first.manifest["training"] == second.manifest["training"]
+
+
+def test_evaluate_of_a_run_gives_its_metrics_and_takes_changes(inputs: dict[str, Any]):
+    run = seqtune.finetune(**inputs)
+    assert seqtune.evaluate(run.path) == {"metrics": run.metrics, "verdict": run.manifest["verdict"]}
+    assert seqtune.evaluate(run.path, max_new_tokens=3)["metrics"] != run.metrics
+
+
+def test_an_adapter_from_elsewhere(inputs: dict[str, Any], tmp_path: Path):
+    """Plain PEFT, with its own task type: evaluated, with what its training measured given as unknown."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(inputs["model_id"])
+    torch.manual_seed(1)
+    adapter = PeftModel(model, LoraConfig(r=4, target_modules=["q", "v"], init_lora_weights=False))
+    folder = tmp_path / "elsewhere"
+    adapter.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "SEQ_2_SEQ_LM"}))
+
+    given = {
+        "adapter_path": str(folder),
+        "data_path": inputs["data_path"],
+        "out": str(tmp_path / "x"),
+        "max_new_tokens": 8,
+    }
+    found = seqtune.build_driver({"start": "presaved"}).execute([*ASKED, "manifest"], inputs=given)
+    assert found["training_and_validation_set_metrics"]["training"] is None
+    assert found["manifest"]["training"] is None
+    assert found["manifest"]["derived"]["precision"]["value"] == "unknown"
+    assert found["manifest"]["metrics"]["hold_out"]["base"] != found["manifest"]["metrics"]["hold_out"]["tuned"]
+    assert seqtune.Run(tmp_path / "x").log is None
+    with pytest.raises(InputError, match="data_path is needed"):
+        seqtune.build_driver({"start": "presaved"}).execute(["verdict"], inputs={"adapter_path": str(folder)})
+
+
+def test_plain_peft_loads_what_we_deliver(inputs: dict[str, Any]):
+    """In a process of its own, in which nothing of seqtune is imported."""
+    run = seqtune.finetune(**inputs)
+    code = f"""
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+base = AutoModelForSeq2SeqLM.from_pretrained({inputs["model_id"]!r})
+model = PeftModel.from_pretrained(base, {str(run.adapter)!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({str(run.adapter)!r})
+print(sum(float(w.abs().sum()) for n, w in model.named_parameters() if "lora_B" in n) > 0)
+print(len(model.generate(**tokenizer("What?", return_tensors="pt"), max_new_tokens=3)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "1"], done.stderr
+
+
+def test_changed_files_of_a_run_are_noticed(inputs: dict[str, Any]):
+    run = seqtune.finetune(**inputs)
+    weights = run.adapter / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(RunError, match="changed since the run was written"):
+        seqtune.evaluate(run.path)
+
+
+def test_another_base_model_than_the_adapters_is_refused(inputs: dict[str, Any], tmp_path: Path):
+    run = seqtune.finetune(**inputs)
+    with pytest.raises(InputError, match="not the base model that the adapter was trained on"):
+        seqtune.evaluate(run.path, model_id=str(tiny("t5", tmp_path / "other")))
+
+
+def test_the_specifications_own_call(tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows that also hold lists and nested fields; nothing given but model, path and keys."""
+    rows = [
+        {
+            "question": f"What is the code of door {i}?",
+            "gpt4_replies_target": f"Door {i} opens with {i * 7919 % 1000}.",
+            "history": [["a", 1], {"b": None}],
+            "meta": {"tags": ["x"] * (i % 3), "score": i / 7 if i % 2 else "none"},
+        }
+        for i in range(40)
+    ]
+    monkeypatch.chdir(tmp_path)
+    Path("example-support-dataset.json").write_text(json.dumps(rows))
+    dr = hamilton_driver.Builder().with_modules(*seqtune.modules()).with_config({"start": "base"}).build()
+    result = dr.execute(
+        [
+            "save_best_models",
+            "hold_out_set_predictions",
+            "training_and_validation_set_metrics",
+            "finetuned_model_on_validation_set",
+        ],
+        inputs={
+            "model_id": str(tiny_t5),
+            "work_dir": str(tmp_path / "work"),
+            "data_path": "example-support-dataset.json",
+            "input_text_key": "question",
+            "output_text_key": "gpt4_replies_target",
+        },
+    )
+    assert result["save_best_models"]["path"] == "runs/example-support-dataset"
+    assert [row["extra"]["history"] for row in result["hold_out_set_predictions"]] == [[["a", 1], {"b": None}]] * 4
+    assert result["training_and_validation_set_metrics"]["training"]["steps"] == 12
+    assert len(result["finetuned_model_on_validation_set"]["predictions"]) == 4
+
+
+def example(name: str) -> types.ModuleType:
+    """A module of ``examples/replacing``, which the documentation shows."""
+    path = Path(__file__).parents[2] / "examples" / "replacing" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestReplacing:
+    """Any node can be replaced by a function of the same name: the three that the documentation shows."""
+
+    def test_a_reader(self, inputs: dict[str, Any], tmp_path: Path):
+        (tmp_path / "pairs.txt").write_text("a = 1\nb = 2\nc = 3\nd = 4\n")
+        inputs["data_path"] = str(tmp_path / "pairs.txt")
+        found = seqtune.build_driver(example("my_reader")).execute(["train_set", "validation_set"], inputs=inputs)
+        rows = [*found["train_set"], *found["validation_set"]]
+        assert {"a": "1", "b": "2", "c": "3", "d": "4"}.items() >= {
+            row["input"]: row["reference"] for row in rows
+        }.items()
+        assert len(rows) == 3
+
+    def test_a_metric(self, inputs: dict[str, Any]):
+        driver = seqtune.build_driver({"start": "base"}, example("my_metric"))
+        path = driver.execute(["save_best_models"], inputs=inputs)["save_best_models"]["path"]
+        run = seqtune.Run(path)
+        assert 0 <= run.metrics["hold_out"]["tuned"]["numbers_right"] <= 100
+        assert "rougeL" in run.metrics["hold_out"]["base"]
+        assert "numbers_right" not in run.metrics["validation"]["tuned"]
+
+    def test_a_lora_configuration(self, inputs: dict[str, Any]):
+        driver = seqtune.build_driver(example("my_lora"))
+        assert "feed_forward_rank" in [row["name"] for row in driver.inputs_table()]
+        found = driver.execute(["save_best_models"], inputs={**inputs, "feed_forward_rank": 2})
+        config = json.loads((Path(found["save_best_models"]["adapter"]) / "adapter_config.json").read_text())
+        assert config["r"] == 2
+        assert set(config["target_modules"]) == {"wi_0", "wi_1", "wo"}
+
+
+class TestRefusals:
+    def test_unknown_inputs_overrides_and_outputs_all_at_once(self, inputs: dict[str, Any]):
+        with pytest.raises(InputError) as caught:
+            seqtune.build_driver().execute(
+                ["verdic"],
+                inputs={**inputs, "learnig_rate": 1, "lora_r": 0, "train_set": 1},
+                overrides={"tokeniser": 1},
+            )
+        text = str(caught.value)
+        assert "learnig_rate is no input   did you mean `learning_rate`?" in text
+        assert "lora_r = 0" in text
+        assert "train_set is made by a node" in text
+        assert "tokeniser is no node to override   did you mean `tokenizer`?" in text
+        assert "verdic is no output   did you mean `verdict`?" in text
+        assert text.startswith("inputs: 5 problems")
+
+    def test_a_training_knob_under_presaved(self, tmp_path: Path):
+        with pytest.raises(InputError, match="lora_r has no use with start=presaved"):
+            seqtune.build_driver({"start": "presaved"}).execute(
+                ["verdict"], inputs={"adapter_path": str(tmp_path), "lora_r": 8}
+            )
+
+    def test_an_unknown_start(self):
+        with pytest.raises(InputError, match="did you mean `presaved`"):
+            seqtune.build_driver({"start": "presave"})
+
+    def test_targets_that_match_nothing(self, inputs: dict[str, Any]):
+        with pytest.raises(InputError, match=r"wi_0"):
+            seqtune.build_driver().execute(["save_best_models"], inputs={**inputs, "target_modules": "q_proj"})
+        assert not Path(inputs["out"]).exists()
+
+    def test_a_template_without_a_place_for_the_question(self, inputs: dict[str, Any]):
+        with pytest.raises(InputError, match="question"):
+            seqtune.build_driver().execute(["tokenized_train"], inputs={**inputs, "input_template": "answer:"})
+
+
+def test_nothing_is_cut_in_silence(inputs: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="seqtune")
+    limited = {**inputs, "max_source_length": 6, "max_target_length": 5}
+    found = seqtune.build_driver().execute(["cut_rows", "tokenized_train", "length_limits"], inputs=limited)
+    assert found["cut_rows"]["train"]["source"]["rows"] == 32
+    assert found["cut_rows"]["train"]["target"]["tokens"] > 32
+    assert max(map(len, found["tokenized_train"]["input_ids"])) == 6
+    assert max(map(len, found["tokenized_train"]["labels"])) == 5
+    assert "32 of 32 train rows have a source of more than 6 tokens" in caplog.text
+
+
+def test_lengths_are_of_the_training_rows_alone(inputs: dict[str, Any]):
+    outputs = ["training_lengths", "tokenized_train", "length_limits"]
+    found = seqtune.build_driver().execute(outputs, inputs=inputs)
+    assert found["training_lengths"]["source"]["max"] == max(map(len, found["tokenized_train"]["input_ids"]))
+    assert found["length_limits"]["source"]["value"] == found["training_lengths"]["source"]["max"]
+
+
+def test_lifecycle_adapters_are_taken(inputs: dict[str, Any]):
+    seen: list[str] = []
+
+    class Watch(NodeExecutionHook):
+        def run_before_node_execution(self, *, node_name: str, **_: Any) -> None:
+            seen.append(node_name)
+
+        def run_after_node_execution(self, **_: Any) -> None:
+            pass
+
+    seqtune.build_driver(adapters=[Watch()]).execute(["train_set"], inputs=inputs)
+    assert "data_splits" in seen
+
+
+def test_a_node_never_changes_its_inputs(inputs: dict[str, Any]):
+    """The base model answers the same before and after it was tuned."""
+    driver = seqtune.build_driver()
+    alone = driver.execute(["base_model_on_hold_out_set"], inputs=inputs)
+    after = driver.execute(["finetuned_model_on_hold_out_set", "base_model_on_hold_out_set"], inputs=inputs)
+    assert alone["base_model_on_hold_out_set"] == after["base_model_on_hold_out_set"]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqtune.engine import batching
+
+LENGTHS = [3 + (row * 37) % 50 for row in range(103)]
+
+
+@pytest.mark.parametrize("window_steps", [1, 4, 1000])
+def test_each_row_once_an_epoch(window_steps: int):
+    steps = batching.epoch_order(LENGTHS, 8, seed=1, epoch=0, window_steps=window_steps)
+    assert sorted(row for step in steps for row in step) == list(range(103))
+    assert len(steps) == 13
+    assert all(len(step) <= 8 for step in steps)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    first = batching.epoch_order(LENGTHS, 8, seed=1, epoch=0)
+    assert first == batching.epoch_order(LENGTHS, 8, seed=1, epoch=0)
+    assert first != batching.epoch_order(LENGTHS, 8, seed=1, epoch=1)
+    assert first != batching.epoch_order(LENGTHS, 8, seed=2, epoch=0)
+
+
+def test_windows_leave_less_padding():
+    def padding(window_steps: int) -> float:
+        steps = batching.epoch_order(LENGTHS, 8, seed=1, epoch=0, window_steps=window_steps)
+        padded = sum(max(LENGTHS[row] for row in step) * len(step) for step in steps)
+        return padded / sum(LENGTHS)
+
+    assert padding(1) > 1.4
+    assert padding(32) < 1.12
+
+
+def test_micro_batches_cut_a_step():
+    assert batching.micro_batches([5, 4, 3, 2, 1], 2) == [[5, 4], [3, 2], [1]]
+
+
+def test_by_length_goes_from_long_to_short():
+    batches = list(batching.by_length([1, 9, 5, 9], 2))
+    assert batches == [[1, 3], [2, 0]]
+
+
+def test_collate_pads_to_the_longest_of_the_batch():
+    batch = batching.collate(
+        [{"input_ids": [5, 6, 1], "labels": [7, 1]}, {"input_ids": [5, 1], "labels": [7, 8, 9, 1]}], pad_token_id=0
+    )
+    assert batch["input_ids"].tolist() == [[5, 6, 1], [5, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[7, 1, -100, -100], [7, 8, 9, 1]]
+    assert batch["labels"].dtype == torch.long

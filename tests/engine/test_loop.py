@@ -1,0 +1,212 @@
+"""The training loop on tiny models of the families that the project names first."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+
+from seqtune.data import tokens
+from seqtune.engine import hardware, loop, loss
+from seqtune.engine.batching import collate
+from seqtune.errors import RunError
+from seqtune.models import adapters, loading
+from seqtune.settings import DEFAULT
+from tiny_models import SENTENCES, tiny
+
+FAMILIES = ("t5", "mt5", "bart", "pegasus")
+CPU = torch.device("cpu")
+
+
+class Setup:
+    """A tiny model of a family and tokenized rows."""
+
+    def __init__(self, family: str, folder: Path):
+        checkpoint = loading.resolve(str(tiny(family, folder / family)))
+        self.tokenizer = loading.load_tokenizer(checkpoint)
+        self.base = loading.load_model(checkpoint, CPU)
+        texts = [(SENTENCES[i % 10], SENTENCES[(3 * i + 1) % 10][: 20 + 3 * i]) for i in range(16)]
+        self.rows = [
+            {"input_ids": source, "labels": target}
+            for source, target in zip(
+                tokens.encode(self.tokenizer, [s for s, _ in texts]),
+                tokens.encode_targets(self.tokenizer, [t for _, t in texts]),
+                strict=True,
+            )
+        ]
+
+    def adapted(self, **knobs: Any):
+        with hardware.seeded(0, CPU):
+            settings = {**DEFAULT.model_dump(), "lora_dropout": 0.0, **knobs}
+            return adapters.attach(self.base, adapters.lora_config(self.base, "tiny", settings))
+
+    def train(self, model: Any, **knobs: Any) -> loop.TrainState:
+        settings = {**DEFAULT.model_dump(), "learning_rate": 1e-2, "warmup_steps": 0, "engine": "reference", **knobs}
+        with hardware.seeded(settings["random_state"], CPU):
+            return loop.train(
+                model, self.rows[:12], self.rows[12:], settings, device=CPU, precision="fp32", pad_token_id=0
+            )
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: weight.clone() for name, weight in found.items()}
+
+
+class KeepsGradient(torch.optim.SGD):
+    """Stands in for AdamW and keeps the gradient that it was given."""
+
+    last: torch.Tensor
+
+    def __init__(self, weights: Any, **_: Any):
+        super().__init__(weights, lr=1.0)
+
+    def step(self, closure: Any = None) -> None:
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        KeepsGradient.last = torch.cat([weight.grad.flatten().clone() for weight in weights])
+        super().step()
+
+
+def without_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_rate"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def setups(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Setup]:
+    folder = tmp_path_factory.mktemp("families")
+    return {family: Setup(family, folder) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_is_the_same_step(setups: dict[str, Setup], family: str, monkeypatch: pytest.MonkeyPatch):
+    """1×8, 2×4 and 8×1 rows: the same loss and gradient, for the gradient is per target token of the whole step.
+
+    In fp64, where rounding does not blur the comparison: equal to 1e-10, and fp32 differs from it by rounding alone.
+    """
+    monkeypatch.setattr(torch.optim, "AdamW", KeepsGradient)
+    results = []
+    for per_device, passes in ((8, 1), (4, 2), (1, 8)):
+        model = without_dropout(setups[family].adapted()).double()
+        state = setups[family].train(
+            model,
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=passes,
+            max_steps=1,
+            max_grad_norm=0.0,
+        )
+        assert float(KeepsGradient.last.norm()) == pytest.approx(state.log[1]["grad_norm"], rel=1e-5)
+        results.append((state.log[1]["loss"], KeepsGradient.last))
+    loss_1, gradient_1 = results[0]
+    for loss_n, gradient_n in results[1:]:
+        assert loss_n == pytest.approx(loss_1, rel=1e-10)
+        assert float((gradient_n - gradient_1).norm() / gradient_1.norm()) < 1e-10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_is_the_models_own(setups: dict[str, Setup], family: str):
+    setup = setups[family]
+    batch = collate(setup.rows[:4], 0)
+    with torch.inference_mode():
+        ours = loss.forward(setup.base, batch).sum() / loss.target_tokens(batch)
+        own = setup.base(**batch).loss
+    assert float(ours) == pytest.approx(float(own), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_lowers_the_loss_and_leaves_the_base_alone(setups: dict[str, Setup], family: str):
+    setup = setups[family]
+    before = loading.weights_sha256(setup.base)
+    model = setup.adapted()
+    untrained = weights_of(model)
+    state = setup.train(model, max_steps=12, per_device_train_batch_size=4)
+    assert loading.weights_sha256(setup.base) == before
+    assert state.best_loss < state.log[0]["validation_loss"] - 0.01
+    assert any(not torch.equal(untrained[name], weight) for name, weight in weights_of(model).items())
+
+
+def test_the_best_adapter_is_left_in_the_model(setups: dict[str, Setup]):
+    """A learning rate that destroys what it learned: the best is not the last, and the best is what stays."""
+    setup = setups["t5"]
+    model = setup.adapted()
+    state = setup.train(model, max_steps=14, eval_steps=1, learning_rate=3.0, early_stopping_patience=0)
+    assert state.best_step < 14
+    assert loop.mean_loss(model, setup.rows[12:], 16, 0, CPU) == pytest.approx(state.best_loss, rel=1e-6)
+    assert state.best_loss == min(row["validation_loss"] for row in state.log)
+
+
+def test_early_stopping(setups: dict[str, Setup]):
+    knobs = {"max_steps": 40, "eval_steps": 1, "learning_rate": 3.0}
+    stopped = setups["t5"].train(setups["t5"].adapted(), **knobs, early_stopping_patience=2)
+    assert stopped.stopped_early
+    assert stopped.step == stopped.best_step + 2
+    assert setups["t5"].train(setups["t5"].adapted(), **knobs, early_stopping_patience=0).step == 40
+
+
+def test_the_seed_decides(setups: dict[str, Setup]):
+    def losses(seed: int) -> list[float]:
+        model = setups["t5"].adapted(lora_dropout=0.1)
+        state = setups["t5"].train(model, max_steps=5, per_device_train_batch_size=4, random_state=seed)
+        return [row["loss"] for row in state.log[1:]]
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_fast_and_reference_engine_take_the_same_step(setups: dict[str, Setup], monkeypatch: pytest.MonkeyPatch):
+    """One step of all rows, so that both engines have the same batch: the same loss and gradient."""
+    monkeypatch.setattr(torch.optim, "AdamW", KeepsGradient)
+    found = {}
+    for engine in ("fast", "reference"):
+        model = without_dropout(setups["t5"].adapted())
+        state = setups["t5"].train(model, engine=engine, max_steps=1, per_device_train_batch_size=12)
+        found[engine] = (state.log[1]["loss"], KeepsGradient.last)
+    assert found["fast"][0] == pytest.approx(found["reference"][0], rel=1e-5)
+    difference = found["fast"][1] - found["reference"][1]
+    assert float(difference.norm() / found["reference"][1].norm()) < 1e-5
+
+
+def test_bf16_keeps_the_adapter_in_fp32(setups: dict[str, Setup]):
+    setup = setups["t5"]
+    model = setup.adapted()
+    settings = {**DEFAULT.model_dump(), "max_steps": 2}
+    state = loop.train(model, setup.rows[:12], setup.rows[12:], settings, device=CPU, precision="bf16", pad_token_id=0)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert math.isfinite(state.log[-1]["loss"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(setups: dict[str, Setup]):
+    setup = setups["t5"]
+    model = setup.adapted()
+    untouched = weights_of(model)
+    with torch.no_grad():
+        next(w for name, w in model.named_parameters() if "lora_A" in name).fill_(math.nan)
+    with pytest.raises(RunError, match="not a number"):
+        setup.train(model, max_steps=2)
+    assert untouched.keys() == weights_of(model).keys()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({}, (8, 13, 39, 2, 7)),
+        ({"max_steps": 5}, (8, 13, 5, 1, 7)),
+        ({"num_train_epochs": 0.01}, (8, 13, 1, 0, 7)),
+        ({"num_train_epochs": 100.0}, (8, 13, 1300, 65, 65)),
+        ({"gradient_accumulation_steps": 4, "warmup_steps": 3}, (32, 4, 12, 3, 2)),
+        ({"eval_steps": 3, "warmup_steps": 10_000}, (8, 13, 39, 38, 3)),
+    ],
+)
+def test_plan(knobs: dict[str, Any], expected: tuple[int, ...]):
+    plan = loop.Plan.of(103, {**DEFAULT.model_dump(), **knobs})
+    found = (plan.rows_per_step, plan.steps_per_epoch, plan.total_steps, plan.warmup_steps, plan.eval_steps)
+    assert found == expected

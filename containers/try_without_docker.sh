@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the Dockerfile and use the image on a machine that has no Docker engine.
 #
-#   sudo containers/try_without_docker.sh
+#   sudo containers/try_without_docker.sh [OPTION OF seqtune demo ...]
 #
 # Debian's debootstrap makes the base image, Debian's buildah builds the Dockerfile on it in chroot isolation, and the
 # image's own command is run in it with no network: the demo as the image's user, a file from a mounted folder as a user
@@ -14,12 +14,14 @@
 #
 #   SUITE    Debian's release for the base image                      (bookworm)
 #   MIRROR   where debootstrap finds it                               (from apt's sources)
-#   WORK     folder for everything that is made; it is then kept, the run directories lie in WORK/runs, and a second
+#   PIP_ARGS more arguments for pip, as in the Dockerfile             (none)
+#   WORK     folder for everything that is made; it is then kept, the run directories lie in its runs.*, and a second
 #            call uses the base image again                           (a temporary one, deleted at the end)
 set -euo pipefail
 
 SUITE=${SUITE:-bookworm}
 MIRROR=${MIRROR:-}
+PIP_ARGS=${PIP_ARGS:-}
 WORK=${WORK:-}
 
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -51,13 +53,10 @@ install_tools() {
     fi
 }
 
-# buildah with its storage in the work folder: nothing of the machine's own images is touched.
-buildah() {
-    BUILDAH_ISOLATION=chroot command buildah --storage-driver vfs --root "$WORK/storage" --runroot "$WORK/state" "$@"
-}
-
 clean_up() {
-    buildah rm --all > /dev/null 2>&1 || true
+    "${BUILDAH[@]}" rm --all > /dev/null 2>&1 || true
+    "${BUILDAH[@]}" rmi --prune > /dev/null 2>&1 || true # what an earlier call left of the same name
+    rm -f "$WORK/pip.conf"
     if [[ -n ${TEMPORARY:-} ]]; then
         rm -rf --one-file-system "$WORK"
     fi
@@ -96,7 +95,7 @@ print(*sorted(str(path) for path in paths if path.exists() and path != pathlib.P
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 make_base() {
-    if buildah inspect --type image "$BASE_IMAGE" > /dev/null 2>&1; then
+    if "${BUILDAH[@]}" inspect --type image "$BASE_IMAGE" > /dev/null 2>&1; then
         return
     fi
     rm -rf --one-file-system "$WORK/base"
@@ -107,9 +106,9 @@ make_base() {
         --exclude='./var/lib/apt/lists/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' \
         -C "$WORK/base" -cf "$WORK/base.tar" .
     local container
-    container=$(buildah from scratch)
-    buildah add --quiet "$container" "$WORK/base.tar" / > /dev/null
-    buildah commit --quiet --rm "$container" "$BASE_IMAGE" > /dev/null
+    container=$("${BUILDAH[@]}" from scratch)
+    "${BUILDAH[@]}" add --quiet "$container" "$WORK/base.tar" / > /dev/null
+    "${BUILDAH[@]}" commit --quiet --rm "$container" "$BASE_IMAGE" > /dev/null
     rm -rf --one-file-system "$WORK/base" "$WORK/base.tar"
 }
 
@@ -121,10 +120,9 @@ build_image() {
     for path in $paths; do
         lent+=(--volume "$path:$path:ro")
     done
-    buildah build --pull-never --format docker --build-arg BASE="$BASE_IMAGE" --build-arg PIP_ARGS="${PIP_ARGS:-}" \
-        "${lent[@]}" --tag "$IMAGE" "$SOURCE"
-    rm "$WORK/pip.conf"
-    buildah images "$IMAGE"
+    "${BUILDAH[@]}" build --pull-never --format docker \
+        --build-arg BASE="$BASE_IMAGE" --build-arg PIP_ARGS="$PIP_ARGS" "${lent[@]}" --tag "$IMAGE" "$SOURCE"
+    "${BUILDAH[@]}" images "$IMAGE"
 }
 
 # run USER ARGUMENT...: what `docker run --rm --network none --user USER -v DATA:/data:ro -v RUNS:/runs IMAGE` does. The
@@ -132,27 +130,29 @@ build_image() {
 run() {
     local user=$1 entrypoint
     shift
-    entrypoint=$(buildah inspect --type image --format '{{index .Docker.Config.Entrypoint 0}}' "$IMAGE")
-    unshare --net -- env BUILDAH_ISOLATION=chroot \
-        buildah --storage-driver vfs --root "$WORK/storage" --runroot "$WORK/state" run \
-        --user "$user:$user" --volume "$WORK/data:/data:ro" --volume "$WORK/runs:/runs" \
+    entrypoint=$("${BUILDAH[@]}" inspect --type image --format '{{index .Docker.Config.Entrypoint 0}}' "$IMAGE")
+    unshare --net -- "${BUILDAH[@]}" run \
+        --user "$user:$user" --volume "$WORK/data:/data:ro" --volume "$RUNS:/runs" \
         "$CONTAINER" -- "${SHELL_IN_IMAGE:-$entrypoint}" "$@"
 }
 
 # check RUN USER: the run directory is whole, is its user's, and nothing half written lies beside it.
 check() {
-    local run="$WORK/runs/$1" part
+    local run="$RUNS/$1" part
     for part in run.json log.jsonl adapter/adapter_model.safetensors predictions/hold_out.jsonl; do
         [[ -s $run/$part ]] || die "$run/$part is not there"
     done
     [[ -z $(find "$run" ! -uid "$2") ]] || die "not everything in $run is of user $2"
-    [[ -z $(find "$WORK/runs" -name '*.partial*') ]] || die "something half written is left in $WORK/runs"
+    [[ -z $(find "$RUNS" -name '*.partial*') ]] || die "something half written is left in $RUNS"
     echo "checked: $(du -sh "$run" | cut -f1) in runs/$1, all of user $2"
 }
 
 try_image() {
-    CONTAINER=$(buildah from --pull-never "$IMAGE")
-    install -d -m 1777 "$WORK/runs"
+    CONTAINER=$("${BUILDAH[@]}" from --pull-never "$IMAGE")
+    # buildah would mount the image's empty volumes over ours, where Docker lets ours take their place.
+    "${BUILDAH[@]}" config --volume /runs- --volume /cache- "$CONTAINER"
+    RUNS=$(mktemp -d "$WORK/runs.XXXXXX")
+    chmod 1777 "$RUNS" # two users write here
     install -d "$WORK/data"
     install -m 644 "$SOURCE/examples/support.json" "$WORK/data/support.json"
 
@@ -169,7 +169,7 @@ try_image() {
     run "$IMAGE_USER" inputs --json | python3 -c 'import json, sys; print(len(json.load(sys.stdin)), "inputs listed")'
 
     say "inside: seqtune demo, as user $IMAGE_USER, no network"
-    run "$IMAGE_USER" demo --out runs/demo
+    run "$IMAGE_USER" demo --out runs/demo "$@"
     check demo "$IMAGE_USER"
 
     say "inside: seqtune finetune on a mounted file, as user $OTHER_USER, no network"
@@ -182,17 +182,19 @@ try_image() {
 }
 
 [[ $EUID == 0 ]] || die "needs root: chroot and mounts"
-trap clean_up EXIT
 if [[ -z $WORK ]]; then
     WORK=$(mktemp -d)
     TEMPORARY=1
+    chmod 755 "$WORK" # the users inside must reach what is mounted from it
 fi
 mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd)
-chmod 755 "$WORK" # the users inside must reach what is mounted from it
+# Its storage lies in the work folder too: the machine's own images are not touched.
+BUILDAH=(env BUILDAH_ISOLATION=chroot buildah --storage-driver vfs --root "$WORK/storage" --runroot "$WORK/state")
+trap clean_up EXIT
 install_tools
 MIRROR=${MIRROR:-$(debian_mirror)}
 [[ -n $MIRROR ]] || die "apt's sources name no mirror of Debian $SUITE: set MIRROR"
 make_base
 build_image
-try_image
+try_image "$@"

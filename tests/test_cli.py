@@ -291,6 +291,7 @@ def test_stopped_in_training(
     found, out, err = command("finetune", rows_file, "--model-id", tiny_t5, *QUICK)
     assert (found, out) == (status, "")
     assert err.splitlines()[-1] == "stopped; nothing was delivered"
+    assert "" not in err.splitlines()
     assert "Traceback" not in err
     assert list(work.iterdir()) == []
     assert list(temporary.iterdir()) == []

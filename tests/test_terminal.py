@@ -51,7 +51,7 @@ def test_slow_steps_have_seconds_a_step(monkeypatch: pytest.MonkeyPatch) -> None
 def test_between_two_reports_the_time_left_runs_down(monkeypatch: pytest.MonkeyPatch) -> None:
     made = drawing(monkeypatch, (10.0, step(1)), (20.0, step(21)))
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 25.0)
-    assert "2.0 steps/s   35 s left" in shown(made)[1]
+    assert "2.0 steps/s   34 s left" in shown(made)[1]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 99.0)
     assert "2.0 steps/s   0 s left" in shown(made)[1]
 

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import torch
+from model import HEAD_WIDTH
 from safetensors.torch import load_file, save_file
-
-HEAD_WIDTH = 32  # d_kv of the model
 
 
 def optimisers(weights: dict[str, torch.Tensor], muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:

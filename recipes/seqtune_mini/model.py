@@ -8,13 +8,15 @@ from batching import batches, encode, tensors_of
 from torch.nn import functional
 from transformers import T5Config, T5ForConditionalGeneration
 
+HEAD_WIDTH = 32
+
 
 def new_model(tokenizer) -> T5ForConditionalGeneration:
     """T5 v1.1: gated GELU, RMS norm; the embedding is also the head, as it is a third of all weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=256,
-        d_kv=32,
+        d_kv=HEAD_WIDTH,
         num_heads=8,
         d_ff=512,
         num_layers=3,

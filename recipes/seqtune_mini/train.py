@@ -1,13 +1,13 @@
 """Pre-train the embedded base model: a visible loop over the task mixture, on a CPU.
 
-How it goes fast: the model runs in bfloat16 while the optimiser keeps float32 copies of the weights; examples are
-sorted by length into batches, so that there is little padding and the vocabulary head, the dearest single part, is
-applied to few positions that do not count. The matrices inside the layers are trained with Muon, which at
-this size needs clearly fewer tokens than AdamW; the embedding, norms and position biases with AdamW.
+How it goes fast: the model runs in bfloat16 while the optimiser keeps float32 copies of the weights; batches hold
+examples of like lengths (`batching.py`); the matrices inside the layers are trained with Muon, the embedding, norms
+and position biases with AdamW (`checkpoint.py`).
 
 The data of a pool of batches depend on the seed, the pool's number and the progress only. With `--steps` the progress
 is the share of the steps, so two runs on one machine give the same losses; with `--minutes` it is the share of the
-time. Checkpoints are safetensors and JSON, written between pools; a run started again with the same --out goes on.
+time. Checkpoints are safetensors and JSON, written between pools; a run started again with the same --out goes on
+from the last of them, so that log.jsonl may hold the steps since then twice.
 """
 
 import argparse

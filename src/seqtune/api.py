@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import generation, run
 from seqtune.data import tokens
@@ -111,6 +112,8 @@ class TunedModel:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"texts[{index}] is {type(text).__name__}, expected text")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"texts[{index}] holds a lone surrogate, which is no character", [repr(text[:60])])
         settings = self.settings
         sources = tokens.encode(
             self.tokenizer, tokens.apply_template(settings["input_template"], texts), settings["max_source_length"]
@@ -124,15 +127,21 @@ class TunedModel:
             **{**{name: settings[name] for name in generation.GENERATE_KNOBS}, **knobs},
         )
 
-    def stream(self, texts: Iterable[str], **knobs: Any) -> Iterator[tuple[str, str]]:
-        """(text, answer) for each of the texts, in their order, without holding them all."""
-        chunk: list[str] = []
-        for text in texts:
-            chunk.append(text)
-            if len(chunk) == CHUNK:
-                yield from zip(chunk, self.generate(chunk, **knobs), strict=True)
-                chunk = []
-        yield from zip(chunk, self.generate(chunk, **knobs), strict=True)
+    def merged(self) -> PreTrainedModel:
+        """A plain transformers model with the adapter merged into its weights, for use without PEFT or seqtune."""
+        return adapters.merged(self.model)
+
+    def stream(self, texts: Iterable[str], *, chunk: int = CHUNK, **knobs: Any) -> Iterator[tuple[str, str]]:
+        """(text, answer) for each of the texts, in their order, without holding them all.
+
+        Args:
+            texts: as for `generate`.
+            chunk: texts read ahead; 1 answers each before the next is read.
+            **knobs: as for `generate`.
+        """
+        remaining = iter(texts)
+        while ahead := list(islice(remaining, chunk)):
+            yield from zip(ahead, self.generate(ahead, **knobs), strict=True)
 
 
 def _delivered(values: dict[str, Any], start: str) -> Run:

@@ -221,7 +221,8 @@ def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
 
         model = api.load(run, values.pop("device_type", "auto"))
         batch_size = values.pop("per_device_eval_batch_size", None)
-        for text, output in model.stream(texts, batch_size=batch_size, **values):
+        ahead = 1 if file == "-" and sys.stdin.isatty() else api.CHUNK
+        for text, output in model.stream(texts, chunk=ahead, batch_size=batch_size, **values):
             _print(terminal.as_json({"input": text, "output": output}))
 
 
@@ -283,13 +284,17 @@ def inputs(as_json: bool, schema: bool, markdown: bool) -> None:
         terminal.show_inputs(tables.rows())
 
 
-class _Terminated(BaseException):
-    """SIGTERM: unwinds as Ctrl-C does, so that temporary folders go."""
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM: unwinds everything, so that temporary folders go."""
+
+    def __init__(self, signal_number: int):
+        self.status = 128 + signal_number
+        self.text = "stopped"
 
 
 def main() -> None:
     """Run the command line; errors of ours are printed without a traceback."""
-    _unwind_on_sigterm()
+    _unwind_on_signals()
     try:
         seqtune.main(prog_name="seqtune", standalone_mode=False)
         sys.stdout.flush()
@@ -301,10 +306,10 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         usage = f"{context.get_usage()}\n{_try_help(context)}\n\n" if context is not None else ""
         _fail(f"{usage}{error.format_message()}", error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _fail("stopped; nothing was delivered", 130)
-    except _Terminated:
-        _fail("stopped; nothing was delivered", 143)
+    except (_Stopped, KeyboardInterrupt, click.exceptions.Abort) as stop:
+        stopped = stop if isinstance(stop, _Stopped) else _Stopped(signal.SIGINT)
+        behind_echo = "\n" if stopped.status == 130 and sys.stderr.isatty() else ""  # the terminal has shown ^C
+        _fail(behind_echo + stopped.text, stopped.status)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -316,10 +321,14 @@ def _tune(values: dict[str, Any], as_json: bool) -> Any:
 
     preflight.check(values)  # what can be refused is refused before PyTorch is imported
     _quiet_libraries()
-    with terminal.display(notes=not as_json, live=not as_json):
-        from seqtune import api
+    try:
+        with terminal.display(notes=not as_json, live=not as_json):
+            from seqtune import api
 
-        run = api.finetune(**values)
+            run = api.finetune(**values)
+    except _Stopped as stop:
+        stop.text = "stopped; nothing was delivered"
+        raise
     if as_json:
         _print(terminal.as_json({"path": str(run.path), **run.manifest}, indent=2))
     else:
@@ -343,12 +352,16 @@ def _print(text: str) -> None:
     click.echo(text.encode("utf-8"))
 
 
-def _unwind_on_sigterm() -> None:
-    def unwind(signum: int, frame: FrameType | None) -> None:
-        raise _Terminated
+def _unwind_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise `_Stopped`, unless whoever started us wants them handled otherwise (nohup)."""
 
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, unwind)
+    def unwind(signum: int, frame: FrameType | None) -> None:
+        raise _Stopped(signum)
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, unwind)
 
 
 def _quiet_libraries() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from peft import PeftConfig
 from seqtune import run
 from seqtune.models import adapters
 from seqtune.models.loading import BaseCheckpoint
-from seqtune.progress import say, warn
+from seqtune.progress import warn
 from seqtune.run import TrainedAdapter
 from seqtune.settings import knobs, of_group
 
@@ -72,7 +74,10 @@ def manifest(
         {name: derived[name]["value"] for name in derived if name in in_effect and name != "target_modules"}
     )
     in_effect.update(model_id=base.model_id, model_id_tokenizer=base.tokenizer_id, model_revision=base.revision)
-    in_effect["data_path"] = data["sources"]["data"]["path"]
+    for knob, source in (("data_path", "data"), ("validation_path", "validation"), ("hold_out_path", "hold_out")):
+        if source in data["sources"]:  # absolute, so that the run can be scored again from any folder
+            path = Path(data["sources"][source]["path"])
+            in_effect[knob] = str(path.absolute()) if path.exists() else str(path)
     return {
         "format": run.FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -88,6 +93,16 @@ def manifest(
         "metrics": dict(metrics),
         "verdict": dict(verdict),
     }
+
+
+def data_sha256(source: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of the data: of its file where it is one, else of its rows as JSON (a data set of the hub)."""
+    if source.get("sha256"):
+        return source["sha256"]
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def deliver(
@@ -119,7 +134,6 @@ def deliver(
             run.write_jsonl(folder / run.LOG, adapter.log)
         (folder / run.REPORT).write_text(report, encoding="utf-8")
         run.write_json(folder / run.MANIFEST, manifest)
-    say(f"run directory: {place}")
     return {
         "path": str(place),
         "adapter": str(place / run.ADAPTER),

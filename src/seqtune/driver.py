@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +16,7 @@ from hamilton.caching.adapter import HamiltonCacheAdapter
 
 from seqtune.caching import JsonStore
 from seqtune.dataflow import data, delivery, evaluation, finetuning, tokenization
-from seqtune.errors import InputError, did_you_mean
+from seqtune.errors import InputError, SeqtuneError, did_you_mean
 from seqtune.settings import STARTS, knobs, validated
 
 #: The outputs that most want; all of them exist under both starts.
@@ -58,12 +61,9 @@ class Driver(hamilton_driver.Driver):
             InputError: naming every unknown input, override and output, and every value out of bounds, at once.
         """
         wanted = list(final_vars)
-        return super().execute(
-            wanted,
-            overrides=overrides or {},
-            display_graph=display_graph,
-            inputs=self.checked(inputs, overrides, wanted),
-        )
+        checked = self.checked(inputs, overrides, wanted)
+        with _errors_said_once():
+            return super().execute(wanted, overrides=overrides or {}, display_graph=display_graph, inputs=checked)
 
     def checked(
         self, inputs: Mapping[str, Any] | None, overrides: Mapping[str, Any] | None = None, outputs: Sequence[Any] = ()
@@ -74,8 +74,8 @@ class Driver(hamilton_driver.Driver):
             InputError: as `execute`.
         """
         variables = {variable.name: variable for variable in self.list_available_variables()}
-        takes = {name for name, variable in variables.items() if variable.is_external_input}
-        nodes = set(variables) - takes
+        takes = self._takes()
+        nodes = {name for name, variable in variables.items() if not variable.is_external_input}
         problems: list[str] = []
         given = dict(inputs or {})
         for name in given:
@@ -109,11 +109,16 @@ class Driver(hamilton_driver.Driver):
             )
         return {**given, **values}
 
+    def _takes(self) -> set[str]:
+        """The names of the inputs; Hamilton counts the config among them, which is settled when a driver is built."""
+        external = {variable.name for variable in self.list_available_variables() if variable.is_external_input}
+        return external - set(self.graph.config)
+
     def inputs_table(self) -> list[dict[str, Any]]:
         """Every input this driver takes: name, type, default, unit and use; those of your own modules too."""
         table = []
         for variable in self.list_available_variables():
-            if not variable.is_external_input:
+            if variable.name not in self._takes():
                 continue
             knob = knobs().get(variable.name)
             table.append(
@@ -127,6 +132,23 @@ class Driver(hamilton_driver.Driver):
             )
         order = {name: index for index, name in enumerate(knobs())}
         return sorted(table, key=lambda row: (order.get(row["name"], len(order)), row["name"]))
+
+
+@contextmanager
+def _errors_said_once() -> Iterator[None]:
+    """Hamilton logs an exception with a banner and its traceback before raising it; ours say all in their text."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not isinstance(sys.exc_info()[1], SeqtuneError)
+
+    loggers = [logging.getLogger(name) for name in ("hamilton.driver", "hamilton.execution.graph_functions")]
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
 def build_driver(

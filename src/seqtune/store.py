@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from seqtune.engine.loop import TrainState
-from seqtune.errors import RunError
+from seqtune.errors import InputError, RunError
 from seqtune.models import adapters
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.run import TrainedAdapter, adapter_sha256
@@ -79,15 +79,14 @@ def saved(saved_run: dict[str, Any], base_checkpoint: BaseCheckpoint) -> Trained
     """The record of an adapter on disk (`run.open_saved` gives ``saved_run``).
 
     Raises:
-        InputError: the folder holds no adapter.
-        RunError: the adapter is not the one that its manifest names.
+        InputError: the folder holds no adapter, or another one than its manifest names.
     """
     folder = Path(saved_run["adapter"])
     adapters.read_config(folder)
     manifest = saved_run["manifest"]
     sha256 = adapter_sha256(folder)
     if manifest is not None and manifest["adapter"]["sha256"] != sha256:
-        raise RunError(
+        raise InputError(
             f"{folder}: changed since the run was written",
             [f"found     sha256 {sha256}", f"expected  sha256 {manifest['adapter']['sha256']}"],
             "Bring the files back, or make the run again.",

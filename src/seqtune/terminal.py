@@ -54,13 +54,12 @@ def display(*, notes: bool = True, live: bool = True) -> Iterator[None]:
     """
     console = Console(stderr=True, highlight=False)
     drawing = _Drawing(console, trail=notes)
-    logger, hamilton = logging.getLogger("seqtune"), logging.getLogger("hamilton")
-    before = logger.level, logger.propagate, hamilton.level
+    logger = logging.getLogger("seqtune")
+    before = logger.level, logger.propagate
     handler = _Notes(console)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if notes else logging.WARNING)
     logger.propagate = False
-    hamilton.setLevel(logging.CRITICAL + 1)  # it logs every exception with a traceback; we say it once, in words
     try:
         with warnings.catch_warnings(), progress.listening(drawing):
             # Raised by PEFT's call of transformers; nobody but PEFT can mend it.
@@ -75,7 +74,6 @@ def display(*, notes: bool = True, live: bool = True) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-        hamilton.setLevel(before[2])
 
 
 class _Drawing:

@@ -21,8 +21,8 @@ from transformers import AutoModelForSeq2SeqLM
 import seqtune
 from seqtune.driver import PUBLIC_OUTPUTS
 from seqtune.engine.batching import collate
-from seqtune.errors import InputError, RunError
-from tiny_models import tiny
+from seqtune.errors import InputError
+from tiny_models import FAMILIES, tiny
 
 ASKED = [
     "save_best_models",
@@ -50,10 +50,12 @@ def inputs(tiny_t5: Path, rows_file: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("family", ["t5", "mt5", "bart", "pegasus"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_train_save_reload(family: str, rows_file: Path, tmp_path: Path, inputs: dict[str, Any]):
     """What is delivered is what was trained: not the untrained adapter, and the same logits after reloading."""
     inputs["model_id"] = str(tiny(family, tmp_path / family))
+    if family == "umt5":  # its random start is so near to uniform that queries and values alone change nothing
+        inputs.update(target_modules="all-linear", max_steps=20)
     found = seqtune.build_driver().execute(
         ["save_best_models", "finetuned_model", "base_model", "tokenized_hold_out", "manifest"], inputs=inputs
     )
@@ -69,9 +71,10 @@ def test_train_save_reload(family: str, rows_file: Path, tmp_path: Path, inputs:
     with torch.inference_mode():
         logits = found["finetuned_model"](**batch).logits
         untouched = found["base_model"](**batch).logits
-        reloaded = seqtune.load(found["save_best_models"]["path"]).model
-        assert distance(reloaded(**batch).logits, logits) < 1e-5
-        assert distance(reloaded.merge_and_unload()(**batch).logits, logits) < 1e-5
+        reloaded = seqtune.load(found["save_best_models"]["path"])
+        assert distance(reloaded.model(**batch).logits, logits) < 1e-5
+        assert distance(reloaded.merged()(**batch).logits, logits) < 1e-5
+        assert distance(reloaded.model(**batch).logits, logits) < 1e-5, "merging leaves the model as it was"
     assert distance(untouched, logits) > 1e-3
 
 
@@ -196,7 +199,7 @@ def test_changed_files_of_a_run_are_noticed(inputs: dict[str, Any]):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    with pytest.raises(RunError, match="changed since the run was written"):
+    with pytest.raises(InputError, match="changed since the run was written"):
         seqtune.evaluate(run.path)
 
 
@@ -357,3 +360,83 @@ def test_a_node_never_changes_its_inputs(inputs: dict[str, Any]):
     alone = driver.execute(["base_model_on_hold_out_set"], inputs=inputs)
     after = driver.execute(["finetuned_model_on_hold_out_set", "base_model_on_hold_out_set"], inputs=inputs)
     assert alone["base_model_on_hold_out_set"] == after["base_model_on_hold_out_set"]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return str(path)
+
+
+def pairs(names: str) -> list[dict[str, Any]]:
+    return [{"question": f"What is {name}?", "reply": f"{name} is number {ord(name)}."} for name in names]
+
+
+def test_the_smallest_file(inputs: dict[str, Any], tmp_path: Path):
+    """Three rows are enough, and it is said that they are few; two are not."""
+    run = seqtune.finetune(**{**inputs, "data_path": written(tmp_path / "three.json", pairs("abc"))})
+    assert run.manifest["data"]["splits"] == {"train": 1, "validation": 1, "hold_out": 1}
+    assert run.manifest["data"]["warnings"]
+    assert run.verdict == "no clear difference", "one row can't tell"
+    with pytest.raises(InputError, match="3"):
+        seqtune.finetune(**{**inputs, "data_path": written(tmp_path / "two.json", pairs("ab")), "out": None})
+
+
+def test_own_split_files(inputs: dict[str, Any], tmp_path: Path):
+    """They are taken as they are; what is in them is not trained on."""
+    found = seqtune.build_driver().execute(
+        ["train_set", "validation_set", "hold_out_set"],
+        inputs={
+            **inputs,
+            "data_path": written(tmp_path / "train.json", pairs("abcdefgh")),
+            "validation_path": written(tmp_path / "validation.json", pairs("ijg")),
+            "hold_out_path": written(tmp_path / "hold_out.json", pairs("klh")),
+        },
+    )
+    names = {split: sorted(row["input"][8] for row in rows) for split, rows in found.items()}
+    assert names == {"train_set": list("abcdef"), "validation_set": list("gij"), "hold_out_set": list("hkl")}
+
+
+def test_evaluate_on_another_file(inputs: dict[str, Any], tmp_path: Path):
+    run = seqtune.finetune(**inputs)
+    found = seqtune.evaluate(run.path, hold_out_path=written(tmp_path / "new.json", pairs("abcdef")))
+    assert found["verdict"]["rows"] == 6
+    assert found["metrics"]["validation"] == run.metrics["validation"], "the run's own sets stay what they were"
+    trained = [{"question": "How long is the warranty of the LAMP ?", "reply": "?"}, *pairs("abcdef")]
+    again = seqtune.evaluate(run.path, hold_out_path=written(tmp_path / "seen.json", trained))
+    assert again["metrics"] == found["metrics"], "a question that was trained on is not scored"
+
+
+def test_few_rows_are_scored_of_many(inputs: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="seqtune")
+    run = seqtune.finetune(**{**inputs, "max_eval_rows": 2})
+    assert run.manifest["data"]["evaluated"] == {"validation": 2, "hold_out": 2}
+    assert len(run.predictions["hold_out"]) == 2
+    assert "2 of 4 hold-out rows are scored (max_eval_rows)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({"use_dora": True}, {"use_dora": True}),
+        ({"use_rslora": True, "lora_r": 4}, {"use_rslora": True, "r": 4}),
+        ({"target_modules": "k,wo", "lora_alpha": 5}, {"lora_alpha": 5}),
+        ({"target_modules": "all-linear"}, {}),
+    ],
+)
+def test_pefts_own_switches(inputs: dict[str, Any], knobs: dict[str, Any], expected: dict[str, Any]):
+    run = seqtune.finetune(**{**inputs, **knobs})
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    assert expected.items() <= config.items()
+    weights = load_file(run.adapter / "adapter_model.safetensors")
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
+    wanted = {"k,wo": {"k", "wo"}, "all-linear": {"q", "k", "v", "o", "wi_0", "wi_1", "wo"}}
+    assert adapted == wanted.get(knobs.get("target_modules", ""), {"q", "v"})
+    texts = [row["input"] for row in run.predictions["hold_out"]]
+    assert seqtune.load(run.path).generate(texts) == [row["tuned"] for row in run.predictions["hold_out"]]
+
+
+def test_a_file_in_another_script_is_scored(inputs: dict[str, Any], tmp_path: Path):
+    """Google's ROUGE tokenizer sees nothing in Japanese."""
+    rows = [{"question": f"{n}番の鍵は?", "reply": f"鍵は{n * 37}号室にあります。"} for n in range(40)]
+    run = seqtune.finetune(**{**inputs, "data_path": written(tmp_path / "ja.json", rows)})
+    assert run.manifest["derived"]["rouge_tokenizer"]["value"] == "unicode"

@@ -10,12 +10,13 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data.keys import MISSING, likeliest, paths_of, value_at, without
 from seqtune.errors import InputError
+from seqtune.progress import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -170,6 +171,17 @@ def sample_rows(dataset: Dataset, max_samples: int | None, random_state: int) ->
     ranks = [content_hash(f"sample {random_state}", *texts) for texts in content]
     chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:max_samples]
     return dataset.select(sorted(chosen))
+
+
+def evaluation_sample(name: str, dataset: Dataset, settings: Mapping[str, Any]) -> Dataset:
+    """The rows of a set that are scored: at most ``max_eval_rows``, chosen by ``random_state``; said where not all."""
+    sample = sample_rows(dataset, settings["max_eval_rows"], settings["random_state"])
+    if len(sample) < len(dataset):
+        say(
+            f"{len(sample):,} of {len(dataset):,} {name} rows are scored (max_eval_rows), "
+            f"chosen by random_state {settings['random_state']}"
+        )
+    return sample
 
 
 def content_hash(*texts: str) -> str:

@@ -167,6 +167,29 @@ def with_own_files(
     return Splits(parts["train"], parts["validation"], parts["hold_out"], (*warnings, *more))
 
 
+def with_new_files(made: Splits, validation: Dataset | None, hold_out: Dataset | None) -> Splits:
+    """A finished division with other validation rows, hold-out rows or both; the training rows stay what they were.
+
+    For scoring an adapter on rows that came later: rows whose question it was trained on are left out of them, and
+    warnings count them.
+
+    Args:
+        made: the division that the adapter was trained by.
+        validation: rows in place of its validation rows, or None.
+        hold_out: rows in place of its hold-out rows, or None.
+
+    Raises:
+        InputError: no row is left.
+    """
+    warnings = list(made.warnings)
+    trained = {"training": made.train}
+    if validation is not None:
+        validation = _by_content(_taken_out(validation, "validation", trained, warnings))
+    if hold_out is not None:
+        hold_out = _by_content(_taken_out(hold_out, "hold-out", trained, warnings))
+    return Splits(made.train, validation or made.validation, hold_out or made.hold_out, tuple(warnings))
+
+
 def _divide(
     dataset: Dataset, shares: Mapping[str, float], random_state: int
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:

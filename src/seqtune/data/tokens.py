@@ -118,7 +118,8 @@ def cut_report(
             report[name][side] = {"rows": int(over.size), "tokens": int(over.sum())}
             if over.size:
                 warn(
-                    f"{over.size} of {sizes.size} {name} rows have a {side} of more than {limit} tokens: "
+                    f"{over.size} of {sizes.size} {name.replace('_', '-')} rows have a {side} of more than "
+                    f"{limit} tokens: "
                     f"{int(over.sum()):,} tokens ({over.sum() / sizes.sum():.1%}) are cut off "
                     f"({length_limits[side]['reason']}; --max-{side}-length changes it)"
                 )

@@ -13,7 +13,7 @@ from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
 from seqtune import run, settings
-from seqtune.data import checks, readers, splits
+from seqtune.data import checks, division, readers
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
 
@@ -110,30 +110,27 @@ def clean_rows(
     return clean
 
 
+@config.when(start="base")
 @extract_fields({"train_set": Dataset, "validation_set": Dataset, "hold_out_set": Dataset, "split_warnings": list})
-def data_splits(clean_rows: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
+def data_splits__base(clean_rows: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
     """Training, validation and hold-out set: the same for the same rows in any order; no question in two of them."""
-    sizes = {name: data_settings[name] for name in ("train_size", "validation_size", "hold_out_size")}
-    seed = data_settings["random_state"]
-    rows = checks.sample_rows(clean_rows["data"], data_settings["max_samples"], seed)
-    made = splits.with_own_files(
-        rows, clean_rows.get("validation"), clean_rows.get("hold_out"), **sizes, random_state=seed
-    )
-    for warning in made.warnings:
-        warn(warning)
-    return {
-        "train_set": made.train,
-        "validation_set": made.validation,
-        "hold_out_set": made.hold_out,
-        "split_warnings": list(made.warnings),
-    }
+    return division.as_sets(division.made(clean_rows, data_settings))
+
+
+@config.when(start="presaved")
+@extract_fields({"train_set": Dataset, "validation_set": Dataset, "hold_out_set": Dataset, "split_warnings": list})
+def data_splits__presaved(
+    clean_rows: dict[str, Any], data_settings: dict[str, Any], data_sources: dict[str, Any], saved_run: dict[str, Any]
+) -> dict[str, Any]:
+    """The division that the adapter was trained by; validation and hold-out files given only now replace its sets."""
+    return division.as_sets(division.made_again(clean_rows, data_settings, data_sources, saved_run["manifest"]))
 
 
 def validation_sample(validation_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
     """The validation rows that are scored and answered: at most `max_eval_rows` of them."""
-    return checks.sample_rows(validation_set, data_settings["max_eval_rows"], data_settings["random_state"])
+    return checks.evaluation_sample("validation", validation_set, data_settings)
 
 
 def hold_out_sample(hold_out_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
     """The hold-out rows that are scored and answered: at most `max_eval_rows` of them."""
-    return checks.sample_rows(hold_out_set, data_settings["max_eval_rows"], data_settings["random_state"])
+    return checks.evaluation_sample("hold-out", hold_out_set, data_settings)

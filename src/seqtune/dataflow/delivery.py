@@ -74,7 +74,7 @@ def data_report(
     """Files, rows, splits, lengths, what was left out and what was cut."""
     return {
         "sources": data_sources,
-        "sha256": data_sources["data"]["sha256"],
+        "sha256": delivering.data_sha256(data_sources["data"], raw_rows["data"]),
         "rows": len(raw_rows["data"]),
         "bad_rows": {name: len({problem.row for problem in found}) for name, found in row_problems.items()},
         "splits": {"train": len(train_set), "validation": len(validation_set), "hold_out": len(hold_out_set)},

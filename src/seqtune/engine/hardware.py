@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from seqtune.errors import InputError
+from seqtune.progress import say
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -26,6 +27,7 @@ def choose_device(wanted: str) -> torch.device:
     if not there[wanted]:
         found = ", ".join(name for name, is_there in there.items() if is_there)
         raise InputError(f"device_type = {wanted}   this machine (or this build of PyTorch) has: {found}")
+    say(f"device: {wanted}, {torch.get_num_threads()} threads" if wanted == "cpu" else f"device: {wanted}")
     return torch.device(wanted)
 
 
@@ -33,6 +35,12 @@ def choose_precision(wanted: str, device: torch.device) -> dict[str, str]:
     """``value`` (fp32 or bf16) and ``reason``."""
     if wanted != "auto":
         return {"value": wanted, "reason": "given"}
+    chosen = _best_precision(device)
+    say(f"precision: {chosen['value']} ({chosen['reason']})")
+    return chosen
+
+
+def _best_precision(device: torch.device) -> dict[str, str]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return {"value": "bf16", "reason": "this GPU has bf16 units"}
     return {

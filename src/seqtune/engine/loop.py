@@ -23,7 +23,7 @@ from transformers import get_scheduler
 
 from seqtune.engine import batching, loss, speed
 from seqtune.errors import RunError
-from seqtune.progress import advance
+from seqtune.progress import advance, say
 
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
 MAX_EVALUATIONS = 20
@@ -104,6 +104,11 @@ def train(
     fast = settings["engine"] == "fast"
     plan = Plan.of(len(train_rows), settings)
     state = TrainState()
+    say(
+        f"training: {plan.total_steps} steps of {plan.rows_per_step} rows ({plan.steps_per_epoch} an epoch), "
+        f"{plan.warmup_steps} of them warm-up; validation loss every {plan.eval_steps} "
+        f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
+    )
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in train_rows]
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a second run in this process may differ in precision
@@ -177,7 +182,12 @@ def train(
                     patience = settings["early_stopping_patience"]
                     state.stopped_early = 0 < patience <= state.evaluations_without_gain
                 advance(
-                    "training", state.step, plan.total_steps, "steps", loss=step_loss, validation_loss=state.best_loss
+                    "training",
+                    state.step,
+                    plan.total_steps,
+                    "steps",
+                    loss=step_loss,
+                    best_validation_loss=state.best_loss,
                 )
                 if state.step == plan.total_steps or state.stopped_early:
                     break

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune.errors import InputError
 from seqtune.models import families, loading
+from seqtune.models.quiet import quiet
+from seqtune.progress import say
 
 
 def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, Any]) -> LoraConfig:
@@ -25,11 +27,15 @@ def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, 
     Raises:
         InputError: ``target_modules`` match nothing in this model; the error lists the modules there are.
     """
+    targets = families.target_modules(model, settings["target_modules"])
+    if settings["target_modules"] is None:
+        shown = targets if isinstance(targets, str) else ", ".join(targets)
+        say(f"target modules: {shown} (the query and value projections of this architecture)")
     return LoraConfig(
         r=settings["lora_r"],
         lora_alpha=settings["lora_alpha"],
         lora_dropout=settings["lora_dropout"],
-        target_modules=families.target_modules(model, settings["target_modules"]),
+        target_modules=targets,
         use_dora=settings["use_dora"],
         use_rslora=settings["use_rslora"],
         bias="none",
@@ -47,7 +53,8 @@ def attach(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """
     own = copy.deepcopy(config)
     own.base_model_name_or_path = None  # PEFT writes the folder that the model was read from here; the id says more
-    model = get_peft_model(loading.shared_copy(base_model), own)
+    with quiet():
+        model = get_peft_model(loading.shared_copy(base_model), own)
     own.base_model_name_or_path = config.base_model_name_or_path
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("the adapter has nothing to train", mend="Name other --target-modules.")
@@ -68,7 +75,8 @@ def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
         InputError: the adapter is damaged or does not fit the base model.
     """
     try:
-        model = PeftModel.from_pretrained(loading.shared_copy(base_model), str(folder), is_trainable=False)
+        with quiet():
+            model = PeftModel.from_pretrained(loading.shared_copy(base_model), str(folder), is_trainable=False)
     except (ValueError, RuntimeError, SafetensorError, OSError) as error:
         raise InputError(
             f"{folder}: this adapter can't be put into {base_model.name_or_path or 'the base model'}",
@@ -77,6 +85,16 @@ def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
         ) from None
     model.requires_grad_(False)
     return model.to(next(base_model.parameters()).device).eval()
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """A plain transformers model with the adapter added into its weights; ``model`` and its base stay as they are."""
+    tied = model.config.tie_word_embeddings
+    with quiet():
+        plain = copy.deepcopy(model).merge_and_unload()  # merging writes into the weights, which the base model shares
+    # PEFT 0.21 clears this where head and embedding differ; but umT5 also scales the decoder's outputs by it.
+    plain.config.tie_word_embeddings = tied
+    return plain
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ ARG BASE=python:3.11-slim-bookworm
 # --- build: everything into one virtual environment -------------------------------------------------------------------
 FROM ${BASE} AS build
 
-# More arguments for pip. The registry's own PyTorch for Linux on x86-64 brings several GB of CUDA libraries. For the CPU
-# build, name the index of PyTorch's CPU wheels, which pytorch.org tells under "Get Started" (Linux, Pip, CPU):
+# More arguments for pip. The plain PyTorch package for Linux on x86-64 brings several GB of CUDA libraries. For the CPU
+# build, name the index of PyTorch's CPU wheels, which PyTorch's site tells under "Get Started" (Linux, Pip, CPU):
 #     docker build --build-arg PIP_ARGS="--extra-index-url THE-CPU-INDEX" -t seqtune .
 # constraints.txt holds torch at one version; of that version pip takes the CPU build where it finds one.
 ARG PIP_ARGS=""
@@ -17,7 +17,7 @@ WORKDIR /build
 
 # The libraries first: a change of the source does not install them again.
 COPY pyproject.toml constraints.txt ./
-RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python3 -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > requirements.txt \
     && /opt/seqtune/bin/pip install --no-cache-dir ${PIP_ARGS} -c constraints.txt -r requirements.txt
 
@@ -57,9 +57,6 @@ VOLUME ["/runs", "/cache"]
 
 # A run goes to runs/NAME of the working directory, thus into the volume /runs; its path reads the same outside.
 WORKDIR /
-
-# `docker stop` is a Ctrl-C: process number 1 of a container does not hear the usual signal.
-STOPSIGNAL SIGINT
 
 ENTRYPOINT ["seqtune"]
 CMD ["--help"]

@@ -22,11 +22,12 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 types: $(VENV)/.dev
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# What is generated from the code; tests fail when it is out of date.
+# What is generated from the code; a test fails where it is out of date.
 docs: $(VENV)/.core
-	$(BIN)/python docs/generate.py
+	{ sed '/^###/,$$d' docs/inputs.md; $(BIN)/seqtune inputs --markdown; } > docs/inputs.new && mv docs/inputs.new docs/inputs.md
+	$(BIN)/seqtune show --format svg --output docs/dataflow.svg
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

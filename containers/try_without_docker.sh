@@ -101,7 +101,10 @@ make_base() {
     rm -rf --one-file-system "$WORK/base"
     say "base image: $SUITE with Python, by debootstrap"
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
-        "$SUITE" "$WORK/base" "$MIRROR" > "$WORK/debootstrap.log" || die "debootstrap failed, see $WORK/debootstrap.log"
+        "$SUITE" "$WORK/base" "$MIRROR" > "$WORK/debootstrap.log" || {
+        tail -n 3 "$WORK/debootstrap.log" >&2
+        die "debootstrap failed"
+    }
     tar --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./var/cache/apt/*' \
         --exclude='./var/lib/apt/lists/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' \
         -C "$WORK/base" -cf "$WORK/base.tar" .

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,16 +91,6 @@ def manifest(
         "metrics": dict(metrics),
         "verdict": dict(verdict),
     }
-
-
-def data_sha256(source: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 of the data: of its file where it is one, else of its rows as JSON (a data set of the hub)."""
-    if source.get("sha256"):
-        return source["sha256"]
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def deliver(

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,3 +83,13 @@ def as_sets(divided: Splits) -> dict[str, Any]:
         "hold_out_set": divided.hold_out,
         "split_warnings": list(divided.warnings),
     }
+
+
+def sha256_of(source: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of the data: of its file where it is one, else of its rows as JSON (a data set of the hub)."""
+    if source.get("sha256"):
+        return source["sha256"]
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()

@@ -7,11 +7,13 @@ Not covered: configurations (subsets) of a hub dataset other than its default on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from seqtune.errors import InputError, did_you_mean
+from seqtune.progress import say
 
 
 def is_saved(path: Path) -> bool:
@@ -91,7 +93,7 @@ def hub_revision(dataset_id: str) -> str:
         return Path(huggingface_hub.snapshot_download(dataset_id, repo_type="dataset", local_files_only=True)).name
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, OSError):
         found = f"{dataset_id}: no such file here, and the hub can't be reached"
-        mend = "Check the path, or connect to the network once to download the dataset."
+        mend = "Check the path, give a file on this machine, or connect to the network once and run this again."
         raise InputError(found, [f"reason: {reason}"], mend) from None
 
 
@@ -103,13 +105,29 @@ def read_hub(dataset_id: str, revision: str, dataset_split: str) -> list[dict]:
     """
     import datasets
     import datasets.exceptions
+    import huggingface_hub
+    from huggingface_hub import errors
 
+    transport = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]  # httpx's, or httpx2's
+    theirs = datasets.utils.logging
+    verbosity = theirs.get_verbosity()
+    theirs.set_verbosity_error()
     try:
-        dataset = datasets.load_dataset(dataset_id, split=dataset_split, revision=revision)
-        rows = dataset.to_list()  # pyright: ignore[reportAttributeAccessIssue]  # with a split it is a Dataset
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        dataset: Any = datasets.load_dataset(dataset_id, split=dataset_split, revision=revision)
+        # Where anything goes wrong, load_dataset takes what it read last, whatever revision it was asked for.
+        files = [each["filename"] for each in dataset.cache_files]
+        if files and not any(revision in Path(each).parts for each in files):
+            raise ValueError(f"commit {revision[:8]} can't be had; only another one has been read before")
+        rows = dataset.to_list()
+    except (datasets.exceptions.DatasetsError, transport, OSError, ValueError, RuntimeError) as error:
         mend = "Name a split with --dataset-split, or download the data and give the file."
         raise InputError(f'{dataset_id}: split "{dataset_split}" can\'t be read: {_line(error)}', mend=mend) from None
+    finally:
+        theirs.set_verbosity(verbosity)
+    # load_dataset does not note which commit the main branch stood at, which `hub_revision` needs without the hub.
+    with contextlib.suppress(transport, OSError):
+        huggingface_hub.hf_hub_download(dataset_id, "README.md", repo_type="dataset")
+    say(f"{dataset_id}: split {dataset_split} at commit {revision[:8]}")
     return _filled(rows, dataset_id)
 
 

@@ -134,3 +134,26 @@ def validation_sample(validation_set: Dataset, data_settings: dict[str, Any]) ->
 def hold_out_sample(hold_out_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
     """The hold-out rows that are scored and answered: at most `max_eval_rows` of them."""
     return checks.evaluation_sample("hold-out", hold_out_set, data_settings)
+
+
+def data_summary(
+    data_sources: dict[str, Any],
+    raw_rows: dict[str, Any],
+    row_problems: dict[str, Any],
+    train_set: Dataset,
+    validation_set: Dataset,
+    hold_out_set: Dataset,
+    validation_sample: Dataset,
+    hold_out_sample: Dataset,
+    split_warnings: list,
+) -> dict[str, Any]:
+    """Files, their digests, rows, splits, and what was left out."""
+    return {
+        "sources": data_sources,
+        "sha256": division.sha256_of(data_sources["data"], raw_rows["data"]),
+        "rows": len(raw_rows["data"]),
+        "bad_rows": {name: len({problem.row for problem in found}) for name, found in row_problems.items()},
+        "splits": {"train": len(train_set), "validation": len(validation_set), "hold_out": len(hold_out_set)},
+        "evaluated": {"validation": len(validation_sample), "hold_out": len(hold_out_sample)},
+        "warnings": split_warnings,
+    }

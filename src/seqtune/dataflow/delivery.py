@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from datasets import Dataset
 from hamilton.function_modifiers import cache, config
 from peft import PeftConfig
 
@@ -59,30 +58,10 @@ def derived_settings(
 
 
 def data_report(
-    data_sources: dict[str, Any],
-    raw_rows: dict[str, Any],
-    row_problems: dict[str, Any],
-    train_set: Dataset,
-    validation_set: Dataset,
-    hold_out_set: Dataset,
-    validation_sample: Dataset,
-    hold_out_sample: Dataset,
-    split_warnings: list,
-    training_lengths: dict[str, Any],
-    cut_rows: dict[str, Any],
+    data_summary: dict[str, Any], training_lengths: dict[str, Any], cut_rows: dict[str, Any]
 ) -> dict[str, Any]:
-    """Files, rows, splits, lengths, what was left out and what was cut."""
-    return {
-        "sources": data_sources,
-        "sha256": delivering.data_sha256(data_sources["data"], raw_rows["data"]),
-        "rows": len(raw_rows["data"]),
-        "bad_rows": {name: len({problem.row for problem in found}) for name, found in row_problems.items()},
-        "splits": {"train": len(train_set), "validation": len(validation_set), "hold_out": len(hold_out_set)},
-        "evaluated": {"validation": len(validation_sample), "hold_out": len(hold_out_sample)},
-        "warnings": split_warnings,
-        "training_lengths": training_lengths,
-        "cut": cut_rows,
-    }
+    """All that is known of the data: files, rows and splits, lengths, what was left out and what was cut."""
+    return {**data_summary, "training_lengths": training_lengths, "cut": cut_rows}
 
 
 @cache(behavior="recompute")

@@ -267,6 +267,67 @@ def test_the_demo_shows_three_answers(command: Callable, tiny_t5: Path, tmp_path
     assert (manifest["settings"]["lora_r"], manifest["settings"]["target_modules"]) == (2, "all-linear")
 
 
+def test_predict_hands_on_the_base_model(
+    command: Callable, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqtune import api
+
+    class Echo:
+        def stream(self, texts: Any, **_: Any) -> Any:
+            return ((text, text) for text in texts)
+
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(api, "load", lambda path, **given: calls.append(given) or Echo())
+    for given in ((), ("--model-id", "someone/moved", "--device-type", "cpu")):
+        assert command("predict", run_dir, "-", *given, stdin=b"How?\n")[0] == 0
+    assert calls == [{}, {"model_id": "someone/moved", "device_type": "cpu"}]
+    status, out, err = command("predict", run_dir, "-", "--model-id", tmp_path / "none", stdin=b"How?\n")
+    assert (status, out) == (2, "")
+    assert "none: no such folder" in err
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as PyTorch's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_out_of_memory_is_said_without_a_traceback(
+    command: Callable, tiny_t5: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from seqtune.engine import loop
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "train", full)
+    status, out, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", tmp_path / "run", *QUICK)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-2:] == [
+        "out of memory while running `seqtune finetune`",
+        "Try a smaller --per-device-train-batch-size or a smaller --per-device-eval-batch-size or a smaller "
+        "--max-source-length.",
+    ]
+    assert "Traceback" not in err
+    assert "hamilton" not in err.lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(
+    command: Callable, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqtune import preflight
+
+    def broken(_: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(preflight, "check", broken)
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        command("finetune", rows_file)
+
+
 # Signals and pipes
 
 

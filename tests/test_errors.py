@@ -68,6 +68,7 @@ CASES = {
     "finetune good.json --out /proc/run": ["/proc/run: can't be written", "Choose another --out."],
     f"finetune good.json --out {'x' * 250}": ["can't be written (File name too long"],
     f"finetune good.json --out {'x' * 300}": ["can't be written (File name too long"],
+    "finetune good.json --work-dir good.json": ["good.json: can't be written (Not a directory", "--work-dir"],
     "finetune good.json --out nothing": ["nothing: already there", "--overwrite"],
     "finetune good.json --out nothing --overwrite": ["nothing: is no run directory, so --overwrite does not replace"],
     "evaluate": ["Missing argument 'RUN'"],

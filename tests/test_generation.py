@@ -7,6 +7,7 @@ import torch
 
 from seqtune import generation
 from seqtune.data import tokens
+from seqtune.errors import InputError
 from seqtune.models import families, loading
 from tiny_models import SENTENCES, tiny
 
@@ -44,13 +45,37 @@ def test_answering_leaves_the_generators_alone(tiny_t5: Path):
 
 
 @pytest.mark.parametrize(
-    ("longest", "given", "expected"), [(40, None, 50), (3, None, 4), (1000, None, 512), (1000, 7, 7)]
+    ("longest", "limit", "positions", "given", "expected", "reason"),
+    [
+        (40, 1024, None, None, 50, "has 40 tokens"),
+        (3, 1024, None, None, 4, "has 3 tokens"),
+        (1000, 1024, None, None, 512, "at most 512"),
+        (1000, 1024, None, 7, 7, "given"),
+        (300, 128, 128, None, 127, "128 positions"),
+        (300, 20, 128, None, 25, "has 20 tokens"),
+    ],
 )
-def test_the_token_limit_is_derived(longest: int, given: int | None, expected: int):
-    decided = generation.with_token_limit({"target": {"max": longest}}, {"max_new_tokens": given})
+def test_the_token_limit_is_derived(
+    longest: int, limit: int, positions: int | None, given: int | None, expected: int, reason: str
+):
+    limits = {"target": {"value": limit, "positions": positions}}
+    decided = generation.with_token_limit({"target": {"max": longest}}, limits, {"max_new_tokens": given})
     assert decided["max_new_tokens"] == expected
-    assert decided["max_new_tokens_reason"] == ("given" if given else decided["max_new_tokens_reason"])
-    assert given or str(longest) in decided["max_new_tokens_reason"]
+    assert reason in decided["max_new_tokens_reason"]
+
+
+def test_more_tokens_than_positions_are_refused():
+    with pytest.raises(InputError, match="at most 127: the decoder has 128 positions"):
+        generation.with_token_limit(
+            {"target": {"max": 9}}, {"target": {"value": 9, "positions": 128}}, {"max_new_tokens": 128}
+        )
+
+
+def test_a_mistyped_knob_is_refused(tiny_t5: Path):
+    checkpoint = loading.resolve(str(tiny_t5))
+    model, tokenizer = loading.load_model(checkpoint, torch.device("cpu")), loading.load_tokenizer(checkpoint)
+    with pytest.raises(InputError, match="num_beam   did you mean `num_beams`"):
+        generation.answer(model, tokenizer, [[5, 1]], batch_size=1, random_state=0, num_beam=4)
 
 
 def test_the_template_takes_no_other_braces_for_its_own():

@@ -91,3 +91,18 @@ def test_an_adapter_from_elsewhere_needs_data(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(InputError, match="does not say which data to score it on"):
         preflight.check_evaluation({"adapter_path": path})
+
+
+@pytest.mark.parametrize("work_dir", ["file", "file/below", "/proc/work", "x" * 300, "nul\0"])
+def test_a_place_for_adapters_that_can_not_be_written(rows_file: Path, tmp_path: Path, work_dir: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"(?s)can't be written \(.*--work-dir"):
+        preflight.check({"data_path": str(rows_file), "work_dir": work_dir})
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_place_for_adapters_is_not_made_beforehand(rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "there" / "adapters").mkdir(parents=True)
+    for work_dir in ("there", "a/b"):
+        preflight.check({"data_path": str(rows_file), "work_dir": work_dir})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["adapters", "there"]

@@ -42,13 +42,23 @@ def manifest(text: str = "t") -> dict[str, Any]:
         "versions": {"torch": text},
         "machine": {"name": text},
         "training": None,
-        "metrics": {split: {"base": MODEL, "tuned": MODEL} for split in ("validation", "hold_out")},
+        "metrics": {split: {"base": {**MODEL, text: 1}, "tuned": MODEL} for split in ("validation", "hold_out")},
         "verdict": {"sentence": text},
     }
 
 
 def rows(text: str) -> list[dict[str, Any]]:
-    return [{"row": 1, "input": text, "reference": text, "base": text, "tuned": text, "scores": SCORES}]
+    return [
+        {
+            "row": 1,
+            "input": text,
+            "reference": text,
+            "base": text,
+            "tuned": text,
+            "scores": SCORES,
+            "extra": {text: [text]},
+        }
+    ]
 
 
 class Outline(HTMLParser):
@@ -95,3 +105,32 @@ def test_curves():
 def test_only_so_many_answers_are_on_the_page():
     text = page.render(manifest(), LOG, {"hold_out": rows("t") * 150, "validation": rows("t")})
     assert f"{page.SHOWN_ANSWERS} of 150" in text
+
+
+def test_metrics_of_your_own_and_absent_ones():
+    metrics = {
+        "hold_out": {
+            "base": {"rougeL": 10.0, "loss": 3.0, "numbers_right": 5, "note": "text", "ok": True},
+            "tuned": {"rougeL": 42.25, "loss": 1.5, "numbers_right": 30, "note": "text", "ok": True},
+        },
+        "validation": {"base": {"rougeL": 1.0}, "tuned": {"rougeL": 2.0, "mine": 7.0}},
+    }
+    assert page.metric_rows(metrics) == [
+        {"name": "ROUGE-L", "cells": ["10.00", "42.25", "+32.25", "1.00", "2.00"], "good": True},
+        {"name": "loss (nats a token)", "cells": ["3.00", "1.50", "-1.50", "–", "–"], "good": True},
+        {"name": "numbers_right", "cells": ["5.00", "30.00", "+25.00", "–", "–"], "good": False},
+        {"name": "mine", "cells": ["–", "–", "–", "–", "7.00"], "good": False},
+    ]
+    text = page.render({**manifest(), "metrics": metrics}, LOG, {"hold_out": rows("t"), "validation": rows("t")})
+    row = '<tr><td>numbers_right</td><td class="n">5.00</td><td class="n">30.00</td><td class="n">+25.00</td>'
+    assert row + '<td class="n">–</td><td class="n">–</td></tr>' in text
+    assert '<td class="n good">+32.25</td>' in text
+
+
+def test_the_extra_fields_of_a_row_stand_under_its_question():
+    (row,) = rows("t")
+    row["extra"] = {"topic": "<b>errors</b>", "ids": [1, None], "long": "x" * 500, "lines": "a\n b"}
+    text = page.render(manifest(), LOG, {"hold_out": [row], "validation": [{**row, "extra": {}}]})
+    line = f"topic: &lt;b&gt;errors&lt;/b&gt; · ids: [1, null] · long: {'x' * (page.SHOWN_OF_EXTRA - 1)}… · lines: a b"
+    assert text.count(f'<td class="text">t<br><small>{line}</small></td>') == 1
+    assert '<td class="text">t</td><td class="text">t</td>' in text

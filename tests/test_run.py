@@ -32,11 +32,15 @@ def test_publishing_is_one_rename(tmp_path: Path):
     out = tmp_path / "runs" / "x"
     with run.publishing(out, overwrite=False) as folder:
         (folder / "run.json").write_text("{}")
+        (folder / "run.json").chmod(0o600)
         assert not out.exists()
         assert folder.parent == out.parent, "a rename is atomic within one file system only"
-    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert names(out) == ["run.json"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((out / "run.json").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE(out.stat().st_mode) == 0o777 & ~mask
     assert names(out.parent) == ["x"]
-    assert stat.S_IMODE(out.stat().st_mode) & 0o055 or os.umask(os.umask(0)) & 0o055
 
 
 def test_a_failure_in_between_leaves_nothing(tmp_path: Path):
@@ -66,6 +70,9 @@ def test_place_for_never_loses_a_result(tmp_path: Path):
     out = a_run(tmp_path / "x")
     assert run.place_for(out, overwrite=False) == tmp_path / "x-2"
     assert run.place_for(out, overwrite=True) == out
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    assert run.place_for(tmp_path / "thesis", overwrite=True) == tmp_path / "thesis-2", "only runs are replaced"
     assert run.place_for(tmp_path / "y", overwrite=False) == tmp_path / "y"
 
 

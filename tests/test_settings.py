@@ -187,3 +187,9 @@ def test_nodes_take_the_defaults_and_types_of_the_knobs() -> None:
                     assert parameter.default == getattr(DEFAULT, name), where
                     assert hints[name] == declared, where
     assert seen == set(known)
+
+
+def test_the_store_of_adapters_promises_no_more_than_it_keeps() -> None:
+    assert knobs()["work_dir"].help == (
+        "Where trained adapters are kept (each under its SHA-256; they may be deleted when delivered)."
+    )

@@ -181,3 +181,20 @@ def test_answers(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.rstrip() for line in lines[:4]] == ["", " question q [b][2J", "reference r", "     base (nothing)"]
     assert all(len(line) <= terminal.PIPED_WIDTH for line in lines)
+
+
+def test_rows_that_training_may_have_seen_are_not_said_to_be_unseen(capsys: pytest.CaptureFixture[str]) -> None:
+    for unseen, said in ((False, "41 hold-out rows:"), (True, "41 hold-out rows, which training has not seen:")):
+        terminal.show_result({**RESULT, "verdict": {**RESULT["verdict"], "unseen": unseen}}, None)
+        assert capsys.readouterr().out.splitlines()[1] == said
+
+
+def test_metrics_of_your_own_stand_below_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    base, tuned = RESULT["metrics"]["hold_out"].values()
+    own = {"numbers [b]right\x1b": 5, "note": "text", "ok": True, "rougeLsum": 3.0}
+    metrics = {"hold_out": {"base": {**own, **base}, "tuned": {**own, "only tuned": 1.0, **tuned}}}
+    terminal.show_result({**RESULT, "metrics": metrics}, None)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line[:18].rstrip() for line in lines[3 : lines.index("", 3)]]
+    assert names == ["ROUGE-L", "exact match", "loss", "numbers [b]right"]
+    assert lines[6].split()[-3:] == ["5.00", "5.00", "+0.00"]

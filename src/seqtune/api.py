@@ -16,8 +16,9 @@ from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
 from seqtune.errors import InputError
-from seqtune.models import adapters, loading
+from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
+from seqtune.progress import warn
 from seqtune.run import Run
 from seqtune.settings import DEFAULT
 
@@ -67,14 +68,19 @@ def evaluate(adapter_path: str | Path, **settings: Any) -> dict[str, Any]:
     }
 
 
-def load(path: str | Path, device_type: str = DEFAULT.device_type) -> TunedModel:
+def load(path: str | Path, device_type: str = DEFAULT.device_type, model_id: str | None = None) -> TunedModel:
     """The tuned model of a run directory (or of an adapter folder in PEFT's format), ready to answer.
+
+    Args:
+        path: the run directory or adapter folder.
+        device_type: as the knob.
+        model_id: where the base model is now, if not where it was.
 
     Raises:
         InputError: no adapter there, or its base model is not to be had.
     """
     saved = run.open_saved(path)
-    checkpoint = adapters.resolve_base(saved, None, None, None)
+    checkpoint = adapters.resolve_base(saved, model_id, model_id, None)
     tokenizer = loading.load_fitting_tokenizer(checkpoint)
     base_model = loading.load_model(checkpoint, hardware.choose_device(device_type))
     settings = (saved["manifest"] or {}).get("settings", {})
@@ -94,7 +100,10 @@ class TunedModel:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = {**DEFAULT.model_dump(), **settings}
-        self.settings["max_new_tokens"] = self.settings["max_new_tokens"] or generation.LONGEST_ANSWER
+        source, target = families.position_limits(model.config)
+        self.settings["max_source_length"] = self.settings["max_source_length"] or source or tokens.UNLIMITED
+        longest = min(generation.LONGEST_ANSWER, target - 1 if target else generation.LONGEST_ANSWER)
+        self.settings["max_new_tokens"] = self.settings["max_new_tokens"] or longest
 
     def generate(self, texts: Sequence[str], *, batch_size: int | None = None, **knobs: Any) -> list[str]:
         """An answer to each text, in their order.
@@ -115,9 +124,11 @@ class TunedModel:
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise InputError(f"texts[{index}] holds a lone surrogate, which is no character", [repr(text[:60])])
         settings = self.settings
-        sources = tokens.encode(
-            self.tokenizer, tokens.apply_template(settings["input_template"], texts), settings["max_source_length"]
-        )
+        sources = tokens.encode(self.tokenizer, tokens.apply_template(settings["input_template"], texts))
+        limit = settings["max_source_length"]
+        for index, over in [(index, len(ids) - limit) for index, ids in enumerate(sources) if len(ids) > limit]:
+            warn(f"texts[{index}] has {over} tokens more than the {limit} that fit: they are cut off")
+        sources = tokens.encode(self.tokenizer, tokens.apply_template(settings["input_template"], texts), limit)
         return generation.answer(
             self.model,
             self.tokenizer,
@@ -147,6 +158,6 @@ class TunedModel:
 def _delivered(values: dict[str, Any], start: str) -> Run:
     """Run the dataflow up to its run directory; trained adapters lie in a temporary folder until then."""
     with tempfile.TemporaryDirectory(prefix="seqtune-") as work:
-        values.setdefault("work_dir", work)
+        values["work_dir"] = values.get("work_dir") or work
         delivered = build_driver({"start": start}).execute(["save_best_models"], inputs=values)
     return Run(delivered["save_best_models"]["path"])

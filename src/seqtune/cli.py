@@ -7,6 +7,7 @@ errors must not wait for PyTorch.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,22 +21,44 @@ from click.core import ParameterSource
 
 from seqtune import __version__
 from seqtune.demo import SETTINGS as DEMO_SETTINGS
-from seqtune.errors import InputError, SeqtuneError
+from seqtune.errors import InputError, RunError, SeqtuneError
 from seqtune.settings import GROUPS, STARTS, Knob, Settings, knobs, of_group, read_config, validated
 
 _TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
 _METAVARS = {int: "INT", float: "NUMBER", str: "TEXT"}
 
 #: What `seqtune predict` takes besides the questions.
-PREDICT_KNOBS = ("input_text_key", "max_new_tokens", "num_beams", "device_type", "per_device_eval_batch_size")
+PREDICT_KNOBS = (
+    "input_text_key",
+    "model_id",
+    "max_new_tokens",
+    "num_beams",
+    "device_type",
+    "per_device_eval_batch_size",
+)
+
+#: What makes a command take less memory when it is made smaller.
+MEMORY_KNOBS = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_source_length")
 
 
 class Commands(click.Group):
-    """The commands in the order in which they are used."""
+    """The commands in the order in which they are used. None of them shows a traceback for want of memory."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of definition."""
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            name = ctx.invoked_subcommand or ""
+            smaller = [f"--{each.replace('_', '-')}" for each in MEMORY_KNOBS if each in _parameters(self, name)]
+            mend = f"Try a smaller {' or a smaller '.join(smaller)}." if smaller else "Close other programs."
+            raise RunError(f"out of memory while running `seqtune {name}`", mend=mend) from None
 
 
 class GroupedCommand(click.Command):
@@ -215,11 +238,13 @@ def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
     saved = (preflight.check_saved(run)["manifest"] or {}).get("settings", {})
     key = values.pop("input_text_key", None) or saved.get("input_text_key") or knobs()["input_text_key"].default
     texts = questions.read(file, key)
+    preflight.check_model(values.get("model_id"))
     _quiet_libraries()
-    with terminal.display(notes=False, live=file != "-" and not sys.stdout.isatty()):
+    # Into a pipe, answers and errors alone; a person is told of the device and of a download.
+    with terminal.display(notes=sys.stderr.isatty(), live=file != "-" and not sys.stdout.isatty()):
         from seqtune import api
 
-        model = api.load(run, values.pop("device_type", "auto"))
+        model = api.load(run, **{name: values.pop(name) for name in ("device_type", "model_id") if name in values})
         batch_size = values.pop("per_device_eval_batch_size", None)
         ahead = 1 if file == "-" and sys.stdin.isatty() else api.CHUNK
         for text, output in model.stream(texts, chunk=ahead, batch_size=batch_size, **values):
@@ -364,8 +389,29 @@ def _unwind_on_signals() -> None:
             signal.signal(number, unwind)
 
 
+def _parameters(group: click.Group, name: str) -> set[str | None]:
+    """The names of what a command takes; of none where there is no such command."""
+    return {parameter.name for parameter in group.commands[name].params} if name in group.commands else set()
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether Python's memory, or that of the device, is used up; told without an import of PyTorch."""
+    names = {each.__name__ for each in type(error).__mro__}
+    said = str(error) if isinstance(error, RuntimeError) else ""  # PyTorch on a CPU and on a Mac has no type for it
+    return (
+        bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in said or "out of memory" in said
+    )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether Hamilton's banner with a traceback says more than our message will."""
+    return not _is_out_of_memory(sys.exc_info()[1])
+
+
 def _quiet_libraries() -> None:
     """Keep the libraries' own bars and notices off our display; they are set before the libraries are imported."""
+    for name in ("hamilton.driver", "hamilton.execution.graph_functions"):
+        logging.getLogger(name).addFilter(_is_news)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HAMILTON_TELEMETRY_DISABLED"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("HAMILTON_TELEMETRY_ENABLED", "false")

@@ -37,8 +37,19 @@ def derived(
         "precision": dict(precision),
         "target_modules": {
             "value": adapters.describe_targets(lora_config),
-            "reason": "given, or the query and value projections of this architecture",
+            "reason": "the modules of the adapter's configuration",
         },
+    }
+
+
+def with_saved_reasons(
+    derived: Mapping[str, Mapping[str, Any]], saved_run: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """The same, with the saved run's reason wherever its value is the one in effect."""
+    before = (saved_run["manifest"] or {}).get("derived", {})
+    return {
+        name: before[name] if name in before and before[name]["value"] == found["value"] else found
+        for name, found in derived.items()
     }
 
 
@@ -68,10 +79,13 @@ def manifest(
 ) -> dict[str, Any]:
     """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in."""
     in_effect = {name: value for name, value in settings.items() if name in knobs()}
+    for name in ("validation_path", "hold_out_path"):  # what the rows were divided by, where other rows are scored
+        if settings.get(f"run_{name}", settings[name]) != settings[name]:
+            in_effect[f"run_{name}"] = settings[f"run_{name}"]
     in_effect.update(
         {name: derived[name]["value"] for name in derived if name in in_effect and name != "target_modules"}
     )
-    in_effect.update(model_id=base.model_id, model_id_tokenizer=base.tokenizer_id, model_revision=base.revision)
+    in_effect.update(model_id=base.stable_id, model_id_tokenizer=base.stable_tokenizer_id, model_revision=base.revision)
     for knob, source in (("data_path", "data"), ("validation_path", "validation"), ("hold_out_path", "hold_out")):
         if source in data["sources"]:  # absolute, so that the run can be scored again from any folder
             path = Path(data["sources"][source]["path"])

@@ -14,10 +14,10 @@ SETTINGS: dict[str, Any] = {
     "target_modules": "all-linear",
     "lora_r": 16,
     "lora_dropout": 0.0,
-    "learning_rate": 5e-3,
-    "lr_scheduler_type": "cosine",
-    "num_train_epochs": 12.0,
-    "per_device_train_batch_size": 16,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "linear",
+    "num_train_epochs": 14.0,
+    "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 64,
 }
 

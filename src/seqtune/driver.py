@@ -13,6 +13,7 @@ from typing import Any
 from hamilton import base
 from hamilton import driver as hamilton_driver
 from hamilton.caching.adapter import HamiltonCacheAdapter
+from hamilton.execution.graph_functions import node_is_required_by_anything
 
 from seqtune.caching import JsonStore
 from seqtune.dataflow import data, delivery, evaluation, finetuning, tokenization
@@ -46,7 +47,7 @@ def modules() -> tuple[ModuleType, ...]:
 
 
 class Driver(hamilton_driver.Driver):
-    """Hamilton's driver, which also refuses inputs that no node takes and values out of bounds."""
+    """Hamilton's driver, which also refuses inputs that no node takes, values out of bounds and missing inputs."""
 
     def execute(
         self,
@@ -58,7 +59,8 @@ class Driver(hamilton_driver.Driver):
         """As Hamilton's, with the inputs checked first; returns a dict of the outputs asked for.
 
         Raises:
-            InputError: naming every unknown input, override and output, and every value out of bounds, at once.
+            InputError: naming every unknown input, override and output, every value out of bounds and every input that
+                the outputs need and was not given, at once.
         """
         wanted = list(final_vars)
         checked = self.checked(inputs, overrides, wanted)
@@ -100,6 +102,11 @@ class Driver(hamilton_driver.Driver):
             values = validated({name: value for name, value in given.items() if name in takes and name in knobs()})
         except InputError as error:
             problems += error.details
+        known = [output for output in outputs if not isinstance(output, str) or output in variables]
+        problems += [
+            f"{name} is needed   {knobs()[name].help if name in knobs() else 'an input of your own modules'}"
+            for name in self._missing(known, given, overrides or {})
+        ]
         if problems:
             noun = "problem" if len(problems) == 1 else "problems"
             raise InputError(
@@ -108,6 +115,15 @@ class Driver(hamilton_driver.Driver):
                 "`seqtune inputs` lists all inputs with their types and bounds.",
             )
         return {**given, **values}
+
+    def _missing(self, outputs: Sequence[Any], given: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+        """The inputs without a default that the outputs hang on and that were not given."""
+        names = self._create_final_vars(list(outputs))
+        values = {**self.graph.config, **given}
+        # None is no value for a knob without a default, but may be one for an input of your own modules.
+        values = {name: value for name, value in values.items() if value is not None or name not in knobs()}
+        nodes, inputs = self.graph.get_upstream_nodes(names, values, dict(overrides))
+        return sorted(n.name for n in inputs if n.name not in values and node_is_required_by_anything(n, nodes))
 
     def _takes(self) -> set[str]:
         """The names of the inputs; Hamilton counts the config among them, which is settled when a driver is built."""
@@ -162,13 +178,14 @@ def build_driver(
     Args:
         *parts: modules whose functions replace nodes of the same name, later ones first; the config may stand among
             them (``build_driver({"start": "presaved"}, my_metrics)``).
-        config: ``{"start": "base"}`` trains (the default), ``{"start": "presaved"}`` loads an adapter from disk.
+        config: ``{"start": "base"}`` trains (the default), ``{"start": "presaved"}`` loads an adapter from disk. Other
+            keys are for modules of your own (their ``@config.when``), and refused without one.
         adapters: Hamilton's lifecycle adapters: progress bars, MLflow, the Hamilton UI.
         cache: a folder for Hamilton's cache: what did not change is not computed again, across processes too. Nothing
             is pickled. Give `work_dir` to keep trained adapters there as well.
 
     Raises:
-        InputError: an unknown start or config key.
+        InputError: an unknown start, or an unknown config key where no module of your own could use it.
     """
     own = [part for part in parts if isinstance(part, ModuleType)]
     settings = {"start": "base"}
@@ -177,6 +194,19 @@ def build_driver(
     if settings["start"] not in STARTS:
         raise InputError(
             f"start = {settings['start']!r}   expected base or presaved", [did_you_mean(str(settings["start"]), STARTS)]
+        )
+    unknown = [key for key in settings if key != "start"]
+    if unknown and not own:
+        inputs = knobs()
+        raise InputError(
+            f"config: {len(unknown)} unknown {'key' if len(unknown) == 1 else 'keys'}",
+            [
+                f"{key} is an input: pass it to execute(…, inputs=…)"
+                if key in inputs
+                else f"{key} is no config key   {did_you_mean(key, ['start'])}".rstrip()
+                for key in unknown
+            ],
+            'Expected {"start": "base"} or {"start": "presaved"}; other keys are for modules of your own.',
         )
     lifecycle: list[Any] = [base.DictResult(), *adapters]
     if cache is not None:

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune.engine import batching, loss
+from seqtune.errors import InputError, did_you_mean
 from seqtune.models import families
 from seqtune.progress import advance, say
 
@@ -23,17 +24,33 @@ LONGEST_ANSWER = 512
 GENERATE_KNOBS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_k", "top_p")
 
 
-def with_token_limit(training_lengths: Mapping[str, Mapping[str, int]], settings: dict[str, Any]) -> dict[str, Any]:
+def with_token_limit(
+    training_lengths: Mapping[str, Mapping[str, int]],
+    length_limits: Mapping[str, Mapping[str, Any]],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
     """The settings with ``max_new_tokens`` decided, and ``max_new_tokens_reason`` beside it.
 
     Derived, it is the longest training target and a quarter more (so that an answer may be longer than any seen, and
-    one that never ends is noticed), at most `LONGEST_ANSWER`.
+    one that never ends is noticed), at most `LONGEST_ANSWER` and what the decoder has positions for.
+
+    Raises:
+        InputError: a given limit is more than the decoder has positions for.
     """
-    if settings["max_new_tokens"] is not None:
+    positions = length_limits["target"]["positions"]
+    ceiling = positions - 1 if positions else None  # the first position is the start token's
+    given = settings["max_new_tokens"]
+    if given is not None and ceiling is not None and given > ceiling:
+        raise InputError(
+            f"max_new_tokens = {given}   expected at most {ceiling}: the decoder has {positions} positions"
+        )
+    if given is not None:
         return {**settings, "max_new_tokens_reason": "given"}
-    longest = training_lengths["target"]["max"]
-    limit = min(LONGEST_ANSWER, longest + max(1, longest // 4))
+    longest = min(training_lengths["target"]["max"], length_limits["target"]["value"])
+    limit = min(LONGEST_ANSWER, longest + max(1, longest // 4), ceiling or LONGEST_ANSWER)
     reason = f"the longest training target has {longest} tokens; a quarter more, at most {LONGEST_ANSWER}"
+    if limit == ceiling:
+        reason = f"the decoder has {positions} positions"
     say(f"answers: at most {limit} tokens ({reason})")
     return {**settings, "max_new_tokens": limit, "max_new_tokens_reason": reason}
 
@@ -61,6 +78,12 @@ def answer(
             `families.generation_defaults`).
     """
     device = next(model.parameters()).device
+    unknown = [name for name in knobs if name not in GenerationConfig().to_dict()]
+    if unknown:
+        known = GenerationConfig().to_dict()
+        raise InputError(
+            "generate has no such knob", [f"{name}   {did_you_mean(name, known)}".rstrip() for name in unknown]
+        )
     options = {**families.generation_defaults(model, tokenizer), **knobs}
     if not options.get("do_sample"):
         for name in ("temperature", "top_k", "top_p"):  # without sampling they mean nothing, and generate warns

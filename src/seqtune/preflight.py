@@ -6,6 +6,7 @@ network.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     """The given settings of a training run, checked and converted.
 
     Raises:
-        InputError: a setting, the file, its rows, the base model or the place for the run can't be used.
+        InputError: a setting, the file, its rows, the base model or a place to write to can't be used.
     """
     values = validated(given)
     settings = {**DEFAULT.model_dump(), **values}
     if settings["data_path"] is None:
         raise InputError("settings: data_path is missing", mend="Name the question-answer file.")
     check_place(settings["out"] or str(run.free_directory(settings["data_path"])), settings["overwrite"])
+    if settings["work_dir"] is not None:
+        check_work_dir(settings["work_dir"])
     check_data(settings)
     check_model(settings["model_id"] or settings["model_id_tokenizer"])
     return values
@@ -132,3 +135,19 @@ def check_place(out: str, overwrite: bool) -> None:
     except (OSError, ValueError) as error:  # a name too long, or with a character that no name can have
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{out[:80]}: can't be written ({reason})", mend="Choose another --out.") from None
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Refuse a place where trained adapters can't be kept; leaves nothing behind.
+
+    Raises:
+        InputError: it can't be made or written.
+    """
+    folder = Path(work_dir, "adapters").absolute()
+    try:
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".seqtune-") as trial:
+            Path(trial, folder.relative_to(existing)).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{work_dir[:80]}: can't be written ({reason})", mend="Choose another --work-dir.") from None

@@ -166,7 +166,7 @@ def check_destination(out: str | Path, overwrite: bool) -> None:
     if out.exists():
         if not overwrite:
             raise InputError(f"{out}: already there", mend="Choose another --out, or pass --overwrite to replace it.")
-        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        if not is_replaceable(out):
             raise InputError(
                 f"{out}: is no run directory, so --overwrite does not replace it", mend="Choose another --out."
             )
@@ -195,12 +195,18 @@ def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
         raise RunError(f"{out}: can't be written ({error.strerror})", mend="Choose another --out.") from None
     try:
         yield staging
-        staging.chmod(0o777 & ~_umask())
+        mask = _umask()  # some writers make their files for the owner alone; a run is as open as any new folder
+        for path in [staging, *staging.rglob("*")]:
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         if overwrite and out.exists():
             old = staging.with_suffix(".old")
             out.rename(old)
-            staging.rename(out)
-            shutil.rmtree(old)
+            try:
+                staging.rename(out)
+            except BaseException:  # whatever came between the two: the old run goes back to its place
+                old.rename(out)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             staging.rename(out)
     except OSError as error:
@@ -212,12 +218,17 @@ def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
 
 
 def place_for(out: str | Path, overwrite: bool) -> Path:
-    """``out`` itself, or the first free name after it where something is there and may not be replaced.
+    """``out`` itself, or the first free name after it where something is there that may not be replaced.
 
-    A finished training is never thrown away because its place was taken in the meantime.
+    A finished training is never thrown away because its place was taken; and nothing but a run is ever replaced.
     """
     out = Path(out)
-    return out if overwrite or not out.exists() else _first_free(out)
+    return out if not out.exists() or (overwrite and is_replaceable(out)) else _first_free(out)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether ``overwrite`` may replace what is there: a run directory or an empty folder."""
+    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

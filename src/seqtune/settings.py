@@ -68,8 +68,8 @@ class Settings(BaseModel):
     device_type: Literal["auto", "cpu", "cuda", "mps"] = knob("auto", "Where to compute: the best there is, or this one.", group="model")
 
     input_template: str = knob("{question}", "Text given to the model for each input, for instance 'answer the question: {question}'.", group="tokenization", pattern=r"\{question\}")
-    max_source_length: int | None = knob(None, "Longest input; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="the longest training input, at most what the model takes (1,024 where it has no limit)", ge=2)
-    max_target_length: int | None = knob(None, "Longest target in training; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="the longest training target, at most what the model takes (1,024 where it has no limit)", ge=2)
+    max_source_length: int | None = knob(None, "Longest input; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="what the model takes (1,024 where it has no limit)", ge=2)
+    max_target_length: int | None = knob(None, "Longest target in training; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="what the model takes (1,024 where it has no limit)", ge=2)
 
     lora_r: int = knob(16, "Rank of the LoRA update.", group="finetuning", ge=1)
     lora_alpha: float = knob(32.0, "Scale of the LoRA update: alpha/r, or alpha/sqrt(r) with use_rslora.", group="finetuning", gt=0)
@@ -88,7 +88,7 @@ class Settings(BaseModel):
     gradient_accumulation_steps: int = knob(1, "Passes an optimizer step; the gradient is the mean over their target tokens.", group="finetuning", unit="passes", ge=1)
     eval_steps: int | None = knob(None, "Steps between two measurements of the validation loss.", group="finetuning", unit="steps", derived="half an epoch, but 20 measurements a run at most", ge=1)
     early_stopping_patience: int = knob(5, "Stop after this many measurements without a better validation loss; 0 never stops early.", group="finetuning", unit="measurements", ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of the frozen model; adapter and optimizer are always fp32.", group="finetuning")
+    precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of the passes; the weights of the adapter and the optimizer are always fp32.", group="finetuning")
     engine: Literal["fast", "reference"] = knob("fast", "fast: the measured short cuts of seqtune.engine.speed; reference: the plain path, to compare with.", group="finetuning")
 
     max_eval_rows: int = knob(500, "Rows of the validation and of the hold-out set that both models answer, chosen by random_state.", group="evaluation", unit="rows", ge=1)
@@ -105,7 +105,7 @@ class Settings(BaseModel):
     out: str | None = knob(None, "The run directory to write.", group="delivery", derived="runs/NAME-OF-THE-FILE, with a number where that is taken", min_length=1)
     overwrite: bool = knob(False, "Replace the run that is in `out`.", group="delivery")
     adapter_path: str | None = knob(None, "With start=presaved: a run directory, or an adapter folder in PEFT's format.", group="delivery", derived="required with start=presaved", min_length=1)
-    work_dir: str | None = knob(None, "Where a trained adapter is kept until it is delivered; with Hamilton's cache, for as long as the cache.", group="delivery", derived="$XDG_CACHE_HOME/seqtune or ~/.cache/seqtune; a temporary folder on the command line", min_length=1)
+    work_dir: str | None = knob(None, "Where trained adapters are kept (each under its SHA-256; they may be deleted when delivered).", group="delivery", derived="$XDG_CACHE_HOME/seqtune or ~/.cache/seqtune; a temporary folder on the command line", min_length=1)
     # fmt: on
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from seqtune.engine.loop import TrainState
@@ -48,9 +49,9 @@ def keep(
             if place.exists():  # the same adapter was trained before; its files may be damaged, these are whole
                 shutil.rmtree(place)
             written.rename(place)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{adapters_folder}: the trained adapter can't be written ({error.strerror})",
+            f"{adapters_folder}: the trained adapter can't be written ({getattr(error, 'strerror', None) or error})",
             mend="Free some space, or name another place with --work-dir.",
         ) from None
     trainable, total = adapters.trainable_parameters(model)

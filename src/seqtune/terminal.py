@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -25,7 +25,7 @@ from rich.text import Text
 
 from seqtune import progress
 
-#: Metrics of the closing table, in its order: key, name, whether more is better.
+#: Metrics of the closing table, in its order: key, name, whether more is better. Metrics of your own follow them.
 SHOWN_METRICS = (
     ("rouge1", "ROUGE-1", True),
     ("rouge2", "ROUGE-2", True),
@@ -36,6 +36,9 @@ SHOWN_METRICS = (
     ("loss", "loss", False),
     ("bits_per_byte", "bits a byte", False),
 )
+
+#: Metrics that the closing table leaves to the report.
+LEFT_OUT = ("rougeLsum",)
 
 #: Width of a table that goes to a file or a pipe, in columns.
 PIPED_WIDTH = 100
@@ -209,27 +212,38 @@ def _say(console: Console, text: str) -> None:
 
 
 def show_result(manifest: Mapping[str, Any], path: str | None) -> None:
-    """The closing table on standard output: base against tuned on the hold-out rows, and the verdict."""
+    """The closing table on standard output: base against tuned on the hold-out rows, and the verdict.
+
+    Metrics of your own stand under ours, without a colour: which way is better is not known of them.
+    """
     console = _output()
     metrics, verdict = manifest["metrics"]["hold_out"], manifest["verdict"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
     for name in ("base", "tuned", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key, name, more_is_better in SHOWN_METRICS:
-        if key in metrics["base"] and key in metrics["tuned"]:
-            base, tuned = metrics["base"][key], metrics["tuned"][key]
-            gain = round(tuned - base, 2) if more_is_better else round(base - tuned, 2)
+    ours = [key for key, _, _ in SHOWN_METRICS]
+    own = [(key, clean(key), None) for key in metrics["tuned"] if key not in (*ours, *LEFT_OUT)]
+    for key, name, more_is_better in (*SHOWN_METRICS, *own):
+        base, tuned = (metrics[model].get(key) for model in ("base", "tuned"))
+        if _is_number(base) and _is_number(tuned):
+            gain = 0.0 if more_is_better is None else round(tuned - base if more_is_better else base - tuned, 2)
             style = "green" if gain > 0 else "red" if gain < 0 else ""
-            table.add_row(name, f"{base:.2f}", Text(f"{tuned:.2f}", "bold"), Text(f"{tuned - base:+.2f}", style))
+            difference = Text(f"{tuned - base:+.2f}", style)
+            table.add_row(Text(name), f"{base:.2f}", Text(f"{tuned:.2f}", "bold"), difference)
     console.print()
-    _say(console, f"{verdict['rows']} hold-out rows, which training has not seen:")
+    unseen = ", which training has not seen" if verdict.get("unseen", True) else ""
+    _say(console, f"{verdict['rows']} hold-out rows{unseen}:")
     console.print(table)
     console.print()
     _say(console, verdict["sentence"])
     if path is not None:
         console.print(Text(f"\nrun directory  {clean(path)}\nreport         {clean(path)}/report.html"), soft_wrap=True)
         console.print(Text(f"ask it         seqtune predict {clean(path)} questions.jsonl"), soft_wrap=True)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def show_answers(rows: Sequence[Mapping[str, Any]]) -> None:

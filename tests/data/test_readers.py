@@ -96,6 +96,8 @@ BOM = b"\xef\xbb\xbf"
         ("parquet.json", as_parquet(ROWS), "parquet"),
         ("a.json.gz", gzip.compress(as_json(ROWS), mtime=0), "json"),
         ("a.jsonl.xz", lzma.compress(as_lines(ROWS)), "jsonl"),
+        ("a.parquet.gz", gzip.compress(as_parquet(ROWS), mtime=0), "parquet"),
+        ("a.parquet.xz", lzma.compress(as_parquet(ROWS)), "parquet"),
         ("packed.csv", gzip.compress(as_table(ROWS), mtime=0), "csv"),
     ],
 )
@@ -175,6 +177,7 @@ REFUSED = [
     ("a.csv", BOM + b"q,r\ncaf\xe9,b", ["not UTF-8 at byte offset 10, line 2"]),
     ("a.json", as_json(ROWS).decode().encode("utf-16"), ["UTF-16 text", "Expected UTF-8"]),
     ("a.parquet", b"PAR1 and then nothing", ["can't be read as Parquet", "JSON Lines or CSV"]),
+    ("a.parquet.gz", gzip.compress(as_parquet(ROWS), mtime=0)[:-30], ["can't be unpacked", "Was it cut off?"]),
     ("a.parquet", as_parquet(ROWS)[:-30], ["can't be read as Parquet"]),
     ("a.xlsx", b"PK\x03\x04rest", ["an Excel workbook", "as CSV"]),
     ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", ["compressed with zstd", "zstd -d"]),

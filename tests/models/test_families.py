@@ -116,7 +116,6 @@ def test_position_limits(built):
     limited = family in ("bart", "mbart", "pegasus")
     limit = tiny_models.POSITIONS if limited else None
     assert families.position_limits(model.config) == (limit, limit)
-    assert families.position_limit(model.config) == limit
     longest = tiny_models.POSITIONS if limited else 300
     ids = torch.full((1, longest), tokenizer.convert_tokens_to_ids("?"))
     ids[ids < 0] = 5
@@ -127,7 +126,6 @@ def test_position_limits(built):
 def test_position_limits_may_differ_for_source_and_target():
     config = LEDConfig(max_encoder_position_embeddings=16384, max_decoder_position_embeddings=1024)
     assert families.position_limits(config) == (16384, 1024)
-    assert families.position_limit(config) == 1024
     assert families.position_limits(T5Config()) == (None, None)
     assert families.position_limits(BartConfig()) == (1024, 1024)
 

@@ -341,11 +341,17 @@ def test_a_tokenizer_that_does_not_fit(t5):
 # The hub. HF_ENDPOINT is read when huggingface_hub is imported: each of these runs in a process of its own.
 
 RESOLVE = """
-    import json, sys, time
+    import json, logging, sys, time
     from seqtune.errors import SeqtuneError
     from seqtune.models import loading
     import torch
+    said_so = []
+    note = logging.Handler()
+    note.emit = lambda record: said_so.append(record.getMessage())
+    logging.getLogger("seqtune").addHandler(note)
+    logging.getLogger("seqtune").setLevel(logging.INFO)
     for names in sys.argv[1:]:
+        said_so.clear()
         begin = time.monotonic()
         try:
             checkpoint = loading.resolve(*[each or None for each in names.split(" ")])
@@ -354,7 +360,7 @@ RESOLVE = """
             said = {**checkpoint.as_dict(), "weights": loading.weights_sha256(model), "tokens": len(tokenizer)}
         except SeqtuneError as error:
             said = {"error": str(error), "exit_status": error.exit_status}
-        print(json.dumps({**said, "seconds": time.monotonic() - begin}))
+        print(json.dumps({**said, "notes": said_so, "seconds": time.monotonic() - begin}))
 """
 
 
@@ -373,7 +379,8 @@ def test_a_model_of_the_hub_and_again_without_network(t5, flan, tmp_path):
     (published / "onnx").mkdir()
     (published / "onnx" / "model.safetensors").write_bytes(b"never fetched")
     with hub_server.HubServer({"team/tiny": published, "team/other": flan}) as server:
-        first, apart = resolved(server.environment(tmp_path / "home"), "team/tiny", "team/tiny team/other")
+        names = ("team/tiny", "team/tiny team/other", "team/tiny")
+        first, apart, cached = resolved(server.environment(tmp_path / "home"), *names)
         asked, url = list(server.requests), server.url
     assert "error" not in first, first["error"]
     here = loading.resolve(str(t5))
@@ -381,6 +388,9 @@ def test_a_model_of_the_hub_and_again_without_network(t5, flan, tmp_path):
     assert first["weights"] == loading.weights_sha256(loading.load_model(here, CPU))
     assert first["model_id"] == first["tokenizer_id"] == "team/tiny"
     assert len(first["revision"]) == 40
+    assert first["notes"] == ["downloading team/tiny from the hub …"]
+    assert apart["notes"] == ["downloading team/other from the hub …"]
+    assert cached["notes"] == []
     assert not any("pytorch_model" in each or "onnx" in each for each in asked)
     order = [each.rpartition("/")[2] for each in asked if each.startswith("GET") and "/resolve/" in each]
     assert order[0] == "config.json"
@@ -448,3 +458,21 @@ def test_a_hub_that_never_answers_does_not_hold_us(tmp_path):
 def test_an_impossible_name():
     with pytest.raises(InputError, match="possible name on the hub"):
         loading.resolve("flan t5 small")
+
+
+def test_loading_leaves_the_bars_as_they_were():
+    """The hub's bars, turned off where nobody sees them, are not turned on again by the way."""
+    script = """
+        import huggingface_hub.utils as hub
+        from transformers.utils import logging as theirs
+        from seqtune.models.quiet import quiet
+        for off in (False, True, False):
+            (hub.disable_progress_bars if off else hub.enable_progress_bars)()
+            with quiet():
+                assert hub.are_progress_bars_disabled() and not theirs.is_progress_bar_enabled()
+            assert hub.are_progress_bars_disabled() == off and theirs.is_progress_bar_enabled()
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert (process.returncode, process.stderr) == (0, "")

@@ -32,6 +32,51 @@ def made(clean_rows: Mapping[str, Dataset], settings: Mapping[str, Any]) -> Spli
     return with_own_files(rows, clean_rows.get("validation"), clean_rows.get("hold_out"), **sizes)
 
 
+#: The files of a run by their knobs without ``_path``. The last two are those that a saved run had of its own.
+FILES = ("data", "validation", "hold_out", "run_validation", "run_hold_out")
+
+#: The knobs that say which row goes where. Under ``presaved`` they are the run's own.
+DIVIDING = (
+    "input_text_key",
+    "output_text_key",
+    "on_bad_rows",
+    "max_samples",
+    "train_size",
+    "validation_size",
+    "hold_out_size",
+    "random_state",
+)
+
+
+def as_the_run(
+    given: Mapping[str, Any], settings: dict[str, Any], manifest: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The settings of a saved run's data, once more, so that its rows are divided as they were.
+
+    Args:
+        given: what was given now, None for what was not.
+        settings: the same with the run's own values in place of None.
+        manifest: the run's; None for an adapter from elsewhere, whose data can be read and divided in any way.
+
+    Raises:
+        InputError: a knob that divides the rows is not what it was: rows the adapter was trained on would be scored.
+    """
+    if manifest is None:
+        return settings
+    saved = manifest["settings"]
+    other = [name for name in DIVIDING if given.get(name) is not None and settings[name] != saved.get(name)]
+    if other:
+        raise InputError(
+            "these settings divide the rows, and are the run's own",
+            [f"{name} = {settings[name]!r}   the run had {saved.get(name)!r}" for name in other],
+            "Leave them out; to score other rows, give --hold-out-path a file of them.",
+        )
+    own = {
+        f"run_{name}_path": saved.get(f"run_{name}_path", saved[f"{name}_path"]) for name in ("validation", "hold_out")
+    }
+    return {**settings, **own}
+
+
 def made_again(
     clean_rows: Mapping[str, Dataset],
     settings: Mapping[str, Any],
@@ -41,31 +86,41 @@ def made_again(
     """The division of a saved run; files that it did not have replace its sets afterwards.
 
     Args:
-        clean_rows: as for `made`.
+        clean_rows: as for `made`, and ``run_validation`` and ``run_hold_out`` where the run had files of its own.
         settings: as for `made`.
         sources: what `readers.identify` says of each file.
         manifest: the saved run's; None for an adapter from elsewhere, of whose training rows nothing is known.
     """
     if manifest is None:
-        return made(clean_rows, settings)
-    new = {}
-    for name in ("validation", "hold_out"):
-        before = manifest["data"]["sources"].get(name)
-        if name in sources and (before is None or identity(before) != identity(sources[name])):
-            new[name] = clean_rows[name]
-            if before is not None:
-                raise InputError(
-                    f"{sources[name]['path']}: the run had {name.replace('_', '-')} rows in another file, "
-                    f"{before['path']}, by which its training rows were chosen",
-                    mend=f"Leave out --{name.replace('_', '-')}-path, or bring that file back.",
-                )
-    old = {name: rows for name, rows in clean_rows.items() if name not in new}
-    again = made(old, settings)
-    if identity(sources["data"]) != identity(manifest["data"]["sources"]["data"]):
-        path = sources["data"]["path"]
-        text = f"{path} is not the data of the run: rows it was trained on may be among those scored"
+        divided = made(clean_rows, settings)
+        text = "what the adapter was trained on is not known: rows of it may be among those scored"
+        return replace(divided, warnings=(*divided.warnings, text))
+    own = {name: clean_rows[f"run_{name}"] for name in ("validation", "hold_out") if f"run_{name}" in clean_rows}
+    again = made({"data": clean_rows["data"], **own}, settings)
+    if changed := _changed(sources, manifest):
+        text = f"{changed} is not what it was in the run: rows it was trained on may be among those scored"
         again = replace(again, warnings=(*again.warnings, text))
+    new = {
+        name: rows
+        for name, rows in clean_rows.items()
+        if name in ("validation", "hold_out") and settings[f"{name}_path"] != settings[f"run_{name}_path"]
+    }
     return with_new_files(again, new.get("validation"), new.get("hold_out"))
+
+
+def is_unseen(sources: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> bool:
+    """Whether it is known that the hold-out rows were not trained on."""
+    return manifest is not None and not _changed(sources, manifest)
+
+
+def _changed(sources: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
+    """The file that the run's rows were divided by and that is not what it was; None where all are."""
+    before = manifest["data"]["sources"]
+    for name, now in (("data", "data"), ("validation", "run_validation"), ("hold_out", "run_hold_out")):
+        was = before.get(now) or (None if f"{now}_path" in manifest["settings"] else before.get(name))
+        if was is not None and (now not in sources or identity(sources[now]) != identity(was)):
+            return was["path"]
+    return None
 
 
 def identity(source: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The text of a data file, or a Parquet file, to plain rows: one function a format.
+"""The text of a data file, or the bytes of a Parquet file, to plain rows: one function a format.
 
 Each takes the whole content and returns a list of dicts in file order, or raises one `InputError` that names all that
 is wrong with line and column. Row and line numbers count from 1.
@@ -13,7 +13,6 @@ import io
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from seqtune.data.checks import kind_of, listed
@@ -114,7 +113,7 @@ def rows_of_tsv(text: str, where: str) -> list[dict]:
     return _delimited(text, where, "\t")
 
 
-def rows_of_parquet(path: Path, where: str) -> list[dict]:
+def rows_of_parquet(content: bytes, where: str) -> list[dict]:
     """The rows of one Parquet file.
 
     Raises:
@@ -124,8 +123,7 @@ def rows_of_parquet(path: Path, where: str) -> list[dict]:
     import pyarrow.parquet
 
     try:
-        # Not read_table: that would add columns where a folder of the path is named like "year=2024".
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)) as file:
             rows = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         mend = "Write it again, or give the rows as JSON Lines or CSV."

@@ -1,7 +1,8 @@
 """Where the data is, what it is, and its raw rows: a file, a saved dataset folder or a dataset of the hub.
 
 `identify` says what the data is, in a record small enough to be a cache key and to stand in a run's manifest; `read`
-gives the rows. Both take gz and xz. Formats are told by content first, and by name where content leaves it open.
+gives the rows. Both take every format packed with gz or xz too. Formats are told by content first, and by name where
+content leaves it open.
 
 Not covered: UTF-16 and Latin-1 (refused by name, not converted), several files at once.
 """
@@ -118,7 +119,7 @@ def read(source: dict[str, Any], dataset_split: str) -> list[dict]:
         return sets.read_folder(path, where, dataset_split)
     try:
         if source["format"] == "parquet":
-            return formats.rows_of_parquet(path, where)
+            return formats.rows_of_parquet(_content(path, where), where)
         text = _text(path, where)
     except OSError as error:
         raise InputError(f"{where}: can't be read: {error.strerror or error}", mend=EXPECTED) from None
@@ -183,13 +184,18 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _text(path: Path, where: str) -> str:
-    """The whole file as text, without byte order mark. Raises InputError where it is not UTF-8 or can't be unpacked."""
+def _content(path: Path, where: str) -> bytes:
+    """The bytes of the whole file, unpacked. Raises InputError where it can't be unpacked."""
     try:
         with _opened(path) as stream:
-            content = stream.read()
+            return stream.read()
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _damaged(where, error) from None
+
+
+def _text(path: Path, where: str) -> str:
+    """The whole file as text, without byte order mark. Raises InputError where it is not UTF-8 or can't be unpacked."""
+    content = _content(path, where)
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -170,8 +170,8 @@ def with_own_files(
 def with_new_files(made: Splits, validation: Dataset | None, hold_out: Dataset | None) -> Splits:
     """A finished division with other validation rows, hold-out rows or both; the training rows stay what they were.
 
-    For scoring an adapter on rows that came later: rows whose question it was trained on are left out of them, and
-    warnings count them.
+    For scoring an adapter on rows that came later: rows whose question it was trained on, or chosen by, are left out of
+    them, and warnings count them.
 
     Args:
         made: the division that the adapter was trained by.
@@ -182,11 +182,13 @@ def with_new_files(made: Splits, validation: Dataset | None, hold_out: Dataset |
         InputError: no row is left.
     """
     warnings = list(made.warnings)
-    trained = {"training": made.train}
+    seen = {"training": made.train}
     if validation is not None:
-        validation = _by_content(_taken_out(validation, "validation", trained, warnings))
+        validation = _by_content(_taken_out(validation, "validation", seen, warnings))
     if hold_out is not None:
-        hold_out = _by_content(_taken_out(hold_out, "hold-out", trained, warnings))
+        chosen_by = {"validation": made.validation} if validation is None else {"own validation": validation}
+        seen = {**seen, "validation": made.validation, **chosen_by}
+        hold_out = _by_content(_taken_out(hold_out, "hold-out", seen, warnings))
     return Splits(made.train, validation or made.validation, hold_out or made.hold_out, tuple(warnings))
 
 

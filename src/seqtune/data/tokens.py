@@ -58,31 +58,30 @@ def measure(train_set: Dataset, tokenizer: PreTrainedTokenizerBase, template: st
 def limits(
     training_lengths: Mapping[str, Mapping[str, int]], settings: Mapping[str, Any], model_path: str
 ) -> dict[str, dict[str, Any]]:
-    """For ``source`` and ``target``: the limit in tokens (``value``) and why it is that (``reason``).
+    """For ``source`` and ``target``: the limit in tokens (``value``), why it is that (``reason``), ``positions``.
 
-    Given limits are taken as they are; else it is the longest training row, at most what the model can take.
+    Given limits are taken as they are; else it is what the model can take. Batches are padded to their own longest row,
+    so that a generous limit costs nothing. ``positions`` is how many the model has, None where it has no limit.
 
     Raises:
         InputError: a given limit is more than the model can take.
     """
     decided = {}
     config = AutoConfig.from_pretrained(model_path)
-    for side, position_limit in zip(SIDES, families.position_limits(config), strict=True):
-        given, longest = settings[f"max_{side}_length"], training_lengths[side]["max"]
-        ceiling = position_limit or UNLIMITED
-        if given is not None and position_limit is not None and given > position_limit:
+    for side, positions in zip(SIDES, families.position_limits(config), strict=True):
+        given = settings[f"max_{side}_length"]
+        if given is not None and positions is not None and given > positions:
             raise InputError(
-                f"max_{side}_length = {given}   expected at most {position_limit}, the model's number of positions",
-                mend=f"Leave out --max-{side}-length to use what the data needs.",
+                f"max_{side}_length = {given}   expected at most {positions}, the model's number of positions",
+                mend=f"Leave out --max-{side}-length to use what the model takes.",
             )
         if given is not None:
             value, reason = given, "given"
-        elif longest <= ceiling:
-            value, reason = longest, "the longest training row"
+        elif positions is not None:
+            value, reason = positions, "the model's number of positions"
         else:
-            origin = "the model's number of positions" if position_limit else "the limit where the model has none"
-            value, reason = ceiling, f"{origin}; the longest training row has {longest}"
-        decided[side] = {"value": value, "reason": reason}
+            value, reason = UNLIMITED, "the limit where the model has none"
+        decided[side] = {"value": value, "reason": reason, "positions": positions}
         at = "  ".join(f"{name} {training_lengths[side][name]}" for name in ("p50", "p95", "p99", "max"))
         say(f"{side} length: at most {value} tokens ({reason}); training rows: {at}")
     return decided

@@ -12,10 +12,20 @@ from datasets import Dataset
 from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
-from seqtune import run, settings
+from seqtune import run, settings, store
 from seqtune.data import checks, division, readers
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
+
+
+@cache(behavior="recompute")
+def versions() -> dict[str, str]:
+    """Versions of seqtune and of the libraries that compute, and a digest of seqtune's source: what the code was.
+
+    Hamilton's cache sees the source of a node, not of what it calls. Every group of settings carries this, so that
+    changed code computes again.
+    """
+    return store.versions()
 
 
 @config.when(start="presaved")
@@ -27,6 +37,7 @@ def saved_run(adapter_path: str) -> dict[str, Any]:
 
 @config.when(start="base")
 def data_settings__base(
+    versions: dict[str, str],
     data_path: str,
     input_text_key: str = DEFAULT.input_text_key,
     output_text_key: str = DEFAULT.output_text_key,
@@ -42,12 +53,14 @@ def data_settings__base(
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
     """How to read and split the data."""
-    return settings.validated(locals())
+    given = locals()
+    return {"versions": given.pop("versions"), **settings.validated(given)}
 
 
 @config.when(start="presaved")
 def data_settings__presaved(
     saved_run: dict[str, Any],
+    versions: dict[str, str],
     data_path: str | None = None,
     input_text_key: str | None = None,
     output_text_key: str | None = None,
@@ -62,19 +75,19 @@ def data_settings__presaved(
     max_eval_rows: int | None = None,
     random_state: int | None = None,
 ) -> dict[str, Any]:
-    """How the saved run read and split its data; what is given now comes first."""
+    """How the saved run read and split its data. Files can be given anew; the division can't be changed."""
     given = locals()
-    return settings.resolved(given.pop("saved_run")["manifest"], given, required=["data_path"])
+    manifest, code = given.pop("saved_run")["manifest"], given.pop("versions")
+    resolved = settings.resolved(manifest, given, required=["data_path"])
+    return {"versions": code, **division.as_the_run(given, resolved, manifest)}
 
 
 @cache(behavior="recompute")
 def data_sources(data_settings: dict[str, Any]) -> dict[str, Any]:
     """Which files the rows come from: path, format, size and SHA-256 of each."""
-    paths = {"data": "data_path", "validation": "validation_path", "hold_out": "hold_out_path"}
+    paths = {name: data_settings.get(f"{name}_path") for name in division.FILES}
     return {
-        name: readers.identify(data_settings[knob], data_settings["dataset_split"])
-        for name, knob in paths.items()
-        if data_settings[knob] is not None
+        name: readers.identify(path, data_settings["dataset_split"]) for name, path in paths.items() if path is not None
     }
 
 
@@ -126,6 +139,20 @@ def data_splits__presaved(
     return division.as_sets(division.made_again(clean_rows, data_settings, data_sources, saved_run["manifest"]))
 
 
+@config.when(start="base")
+@cache(behavior="recompute")
+def hold_out_unseen__base() -> bool:
+    """Whether it is known that the hold-out rows were not trained on: they were kept from it just now."""
+    return True
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute")
+def hold_out_unseen__presaved(data_sources: dict[str, Any], saved_run: dict[str, Any]) -> bool:
+    """Whether it is known that the hold-out rows were not trained on: the run's files are what they were."""
+    return division.is_unseen(data_sources, saved_run["manifest"])
+
+
 def validation_sample(validation_set: Dataset, data_settings: dict[str, Any]) -> Dataset:
     """The validation rows that are scored and answered: at most `max_eval_rows` of them."""
     return checks.evaluation_sample("validation", validation_set, data_settings)
@@ -136,6 +163,7 @@ def hold_out_sample(hold_out_set: Dataset, data_settings: dict[str, Any]) -> Dat
     return checks.evaluation_sample("hold-out", hold_out_set, data_settings)
 
 
+@cache(behavior="recompute")
 def data_summary(
     data_sources: dict[str, Any],
     raw_rows: dict[str, Any],

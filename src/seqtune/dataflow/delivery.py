@@ -21,6 +21,7 @@ from seqtune.settings import DEFAULT
 
 
 @config.when(start="base")
+@cache(behavior="recompute")
 def finetuning_settings__base(
     training_settings: dict[str, Any], lora_settings: dict[str, Any], compute_precision: dict[str, str]
 ) -> dict[str, Any]:
@@ -29,24 +30,29 @@ def finetuning_settings__base(
 
 
 @config.when(start="presaved")
+@cache(behavior="recompute")
 def finetuning_settings__presaved(saved_run: dict[str, Any]) -> dict[str, Any]:
     """The knobs that the saved run's training went by; none where it is unknown."""
     return delivering.saved_finetuning_settings(saved_run)
 
 
 @config.when(start="base")
+@cache(behavior="recompute")
 def derived_precision__base(compute_precision: dict[str, str]) -> dict[str, str]:
     """The arithmetic of training, with the reason."""
     return compute_precision
 
 
 @config.when(start="presaved")
+@cache(behavior="recompute")
 def derived_precision__presaved(saved_run: dict[str, Any]) -> dict[str, str]:
     """The arithmetic of the saved run's training."""
     return delivering.saved_derived(saved_run, "precision")
 
 
-def derived_settings(
+@config.when(start="base")
+@cache(behavior="recompute")
+def derived_settings__base(
     length_limits: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
@@ -57,6 +63,22 @@ def derived_settings(
     return delivering.derived(length_limits, evaluation_settings, rouge_words, derived_precision, lora_config)
 
 
+@config.when(start="presaved")
+@cache(behavior="recompute")
+def derived_settings__presaved(
+    length_limits: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+    rouge_words: dict[str, Any],
+    derived_precision: dict[str, str],
+    lora_config: PeftConfig,
+    saved_run: dict[str, Any],
+) -> dict[str, Any]:
+    """Every setting that was worked out, now or in the saved run: its value and the reason."""
+    now = delivering.derived(length_limits, evaluation_settings, rouge_words, derived_precision, lora_config)
+    return delivering.with_saved_reasons(now, saved_run)
+
+
+@cache(behavior="recompute")
 def data_report(
     data_summary: dict[str, Any], training_lengths: dict[str, Any], cut_rows: dict[str, Any]
 ) -> dict[str, Any]:
@@ -94,6 +116,7 @@ def manifest(
     )
 
 
+@cache(behavior="recompute")
 def training_and_validation_set_metrics(
     trained_adapter: TrainedAdapter, validation_set_metrics: dict[str, dict[str, float]]
 ) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import generation, metrics, scoring, settings
+from seqtune.progress import say
 from seqtune.settings import DEFAULT
 
 
 @config.when(start="base")
 def evaluation_settings__base(
+    versions: dict[str, str],
     training_lengths: dict[str, Any],
+    length_limits: dict[str, Any],
     per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
     max_new_tokens: int | None = DEFAULT.max_new_tokens,
     num_beams: int = DEFAULT.num_beams,
@@ -29,13 +32,16 @@ def evaluation_settings__base(
 ) -> dict[str, Any]:
     """How the models answer and how answers are scored; the token limit is derived from the training answers."""
     given = locals()
-    return generation.with_token_limit(given.pop("training_lengths"), settings.validated(given))
+    code, lengths, limits = given.pop("versions"), given.pop("training_lengths"), given.pop("length_limits")
+    return {"versions": code, **generation.with_token_limit(lengths, limits, settings.validated(given))}
 
 
 @config.when(start="presaved")
 def evaluation_settings__presaved(
     saved_run: dict[str, Any],
+    versions: dict[str, str],
     training_lengths: dict[str, Any],
+    length_limits: dict[str, Any],
     per_device_eval_batch_size: int | None = None,
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
@@ -49,8 +55,9 @@ def evaluation_settings__presaved(
 ) -> dict[str, Any]:
     """How the saved run answered and scored; what is given now comes first."""
     given = locals()
-    saved, lengths = given.pop("saved_run")["manifest"], given.pop("training_lengths")
-    return generation.with_token_limit(lengths, settings.resolved(saved, given))
+    code, lengths, limits = given.pop("versions"), given.pop("training_lengths"), given.pop("length_limits")
+    saved = given.pop("saved_run")["manifest"]
+    return {"versions": code, **generation.with_token_limit(lengths, limits, settings.resolved(saved, given))}
 
 
 def rouge_words(
@@ -61,6 +68,7 @@ def rouge_words(
     if wanted != "auto":
         return {"value": wanted, "reason": "given"}
     value, reason = metrics.choose_tokenizer([*validation_sample["reference"], *hold_out_sample["reference"]])
+    say(f"words of ROUGE: {value} ({reason})")
     return {"value": value, "reason": reason}
 
 
@@ -70,7 +78,6 @@ def base_model_on_validation_set(
     validation_sample: Dataset,
     tokenized_validation: Dataset,
     evaluation_settings: dict[str, Any],
-    versions: dict[str, str],
 ) -> dict[str, list]:
     """The base model's answers to the validation rows, and its losses on their references."""
     return scoring.answers_of(
@@ -89,7 +96,6 @@ def finetuned_model_on_validation_set(
     validation_sample: Dataset,
     tokenized_validation: Dataset,
     evaluation_settings: dict[str, Any],
-    versions: dict[str, str],
 ) -> dict[str, list]:
     """The tuned model's answers to the validation rows, and its losses on their references."""
     return scoring.answers_of(
@@ -108,7 +114,6 @@ def base_model_on_hold_out_set(
     hold_out_sample: Dataset,
     tokenized_hold_out: Dataset,
     evaluation_settings: dict[str, Any],
-    versions: dict[str, str],
 ) -> dict[str, list]:
     """The base model's answers to the hold-out rows, and its losses on their references."""
     return scoring.answers_of(
@@ -127,7 +132,6 @@ def finetuned_model_on_hold_out_set(
     hold_out_sample: Dataset,
     tokenized_hold_out: Dataset,
     evaluation_settings: dict[str, Any],
-    versions: dict[str, str],
 ) -> dict[str, list]:
     """The tuned model's answers to the hold-out rows, and its losses on their references."""
     return scoring.answers_of(
@@ -144,6 +148,7 @@ def validation_set_metrics(
     base_model_on_validation_set: dict[str, list],
     finetuned_model_on_validation_set: dict[str, list],
     rouge_words: dict[str, Any],
+    versions: dict[str, str],
 ) -> dict[str, dict[str, float]]:
     """``base`` and ``tuned`` on the validation rows. Replace this node to score with metrics of your own."""
     return {
@@ -156,6 +161,7 @@ def hold_out_set_metrics(
     base_model_on_hold_out_set: dict[str, list],
     finetuned_model_on_hold_out_set: dict[str, list],
     rouge_words: dict[str, Any],
+    versions: dict[str, str],
 ) -> dict[str, dict[str, float]]:
     """``base`` and ``tuned`` on the hold-out rows, which neither training nor the choice of the adapter has seen."""
     return {
@@ -169,6 +175,7 @@ def validation_set_predictions(
     base_model_on_validation_set: dict[str, list],
     finetuned_model_on_validation_set: dict[str, list],
     rouge_words: dict[str, Any],
+    versions: dict[str, str],
 ) -> list[dict[str, Any]]:
     """A dict per validation row: input, reference, answers of both models, their scores, the row's extra fields."""
     return scoring.prediction_rows(
@@ -181,6 +188,7 @@ def hold_out_set_predictions(
     base_model_on_hold_out_set: dict[str, list],
     finetuned_model_on_hold_out_set: dict[str, list],
     rouge_words: dict[str, Any],
+    versions: dict[str, str],
 ) -> list[dict[str, Any]]:
     """A dict per hold-out row: input, reference, answers of both models, their scores, the row's extra fields."""
     return scoring.prediction_rows(
@@ -188,11 +196,14 @@ def hold_out_set_predictions(
     )
 
 
-def verdict(hold_out_set_predictions: list[dict[str, Any]], evaluation_settings: dict[str, Any]) -> dict[str, Any]:
+def verdict(
+    hold_out_set_predictions: list[dict[str, Any]], hold_out_unseen: bool, evaluation_settings: dict[str, Any]
+) -> dict[str, Any]:
     """Is the tuned model better than the base on the hold-out rows? The lift, its interval and a word."""
-    return scoring.verdict(
+    found = scoring.verdict(
         hold_out_set_predictions,
         "hold_out",
         evaluation_settings["bootstrap_samples"],
         evaluation_settings["random_state"],
     )
+    return {**found, "unseen": hold_out_unseen}

@@ -24,12 +24,6 @@ from seqtune.run import TrainedAdapter
 from seqtune.settings import DEFAULT
 
 
-@cache(behavior="recompute")
-def versions() -> dict[str, str]:
-    """Versions of seqtune and of the libraries that compute, and a digest of seqtune's source: what the code was."""
-    return store.versions()
-
-
 @cache(behavior="recompute", format="live")
 def device(device_type: Literal["auto", "cpu", "cuda", "mps"] = DEFAULT.device_type) -> torch.device:
     """Where to compute: CUDA, then Apple's MPS, then the CPU, unless one is asked for."""
@@ -43,6 +37,7 @@ def base_model(base_checkpoint: BaseCheckpoint, device: torch.device) -> PreTrai
 
 
 @config.when(start="base")
+@cache(behavior="recompute")
 def training_settings__base(
     learning_rate: float = DEFAULT.learning_rate,
     num_train_epochs: float = DEFAULT.num_train_epochs,
@@ -64,6 +59,7 @@ def training_settings__base(
 
 
 @config.when(start="base")
+@cache(behavior="recompute")
 def lora_settings__base(
     lora_r: int = DEFAULT.lora_r,
     lora_alpha: float = DEFAULT.lora_alpha,
@@ -77,6 +73,7 @@ def lora_settings__base(
 
 
 @config.when(start="base")
+@cache(behavior="recompute")
 def compute_precision__base(
     device: torch.device, precision: Literal["auto", "fp32", "bf16"] = DEFAULT.precision
 ) -> dict[str, str]:
@@ -90,14 +87,14 @@ def lora_config__base(
     base_model: PreTrainedModel, base_checkpoint: BaseCheckpoint, lora_settings: dict[str, Any]
 ) -> PeftConfig:
     """PEFT's configuration of the adapter. Replace this node to train another kind of adapter."""
-    return adapters.lora_config(base_model, base_checkpoint.model_id, lora_settings)
+    return adapters.lora_config(base_model, base_checkpoint.stable_id, lora_settings)
 
 
 @config.when(start="presaved")
 @cache(behavior="recompute", format="live")
 def lora_config__presaved(saved_run: dict[str, Any]) -> PeftConfig:
     """PEFT's configuration of the saved adapter."""
-    return PeftConfig.from_pretrained(saved_run["adapter"])
+    return adapters.load_config(saved_run["adapter"])
 
 
 @config.when(start="base")
@@ -117,7 +114,7 @@ def trained_adapter__base(
 ) -> TrainedAdapter:
     """The adapter, fitted; of all its states the one with the lowest validation loss. The base model is left alone."""
     with hardware.seeded(training_settings["random_state"], device):
-        model = adapters.attach(base_model, lora_config)
+        model = adapters.attach(base_model, lora_config, base_checkpoint.stable_id)
         state = loop.train(
             model,
             tokens.as_rows(tokenized_train),

@@ -50,24 +50,28 @@ def tokenizer(base_checkpoint: BaseCheckpoint) -> PreTrainedTokenizerBase:
 
 @config.when(start="base")
 def tokenization_settings__base(
+    versions: dict[str, str],
     input_template: str = DEFAULT.input_template,
     max_source_length: int | None = DEFAULT.max_source_length,
     max_target_length: int | None = DEFAULT.max_target_length,
 ) -> dict[str, Any]:
     """How text becomes token ids."""
-    return settings.validated(locals())
+    given = locals()
+    return {"versions": given.pop("versions"), **settings.validated(given)}
 
 
 @config.when(start="presaved")
 def tokenization_settings__presaved(
     saved_run: dict[str, Any],
+    versions: dict[str, str],
     input_template: str | None = None,
     max_source_length: int | None = None,
     max_target_length: int | None = None,
 ) -> dict[str, Any]:
     """How the saved run made token ids of text; what is given now comes first."""
     given = locals()
-    return settings.resolved(given.pop("saved_run")["manifest"], given)
+    manifest, code = given.pop("saved_run")["manifest"], given.pop("versions")
+    return {"versions": code, **settings.resolved(manifest, given)}
 
 
 def training_lengths(

@@ -23,7 +23,7 @@ from transformers import get_scheduler
 
 from seqtune.engine import batching, loss, speed
 from seqtune.errors import RunError
-from seqtune.progress import advance, say
+from seqtune.progress import advance, say, warn
 
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
 MAX_EVALUATIONS = 20
@@ -52,7 +52,7 @@ class Plan:
             rows_per_step=rows_per_step,
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
-            warmup_steps=min(total - 1, math.ceil(warmup * total) if warmup < 1 else int(warmup)),
+            warmup_steps=min(total - 1, int(warmup * total) if warmup < 1 else int(warmup)),
             eval_steps=settings["eval_steps"]
             or max(1, math.ceil(steps_per_epoch / 2), math.ceil(total / MAX_EVALUATIONS)),
         )
@@ -115,7 +115,8 @@ def train(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
     adapter = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
-    scheduler = get_scheduler(settings["lr_scheduler_type"], optimizer, plan.warmup_steps, plan.total_steps)
+    shape = settings["lr_scheduler_type"].replace("constant", "constant_with_warmup")  # the plain one has none
+    scheduler = get_scheduler(shape, optimizer, plan.warmup_steps, plan.total_steps)
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     def measure() -> None:
@@ -130,7 +131,9 @@ def train(
         else:
             state.evaluations_without_gain += 1
 
-    with speed.fast_fp32_products(fast and device.type == "cpu" and precision == "fp32"):
+    longer = [max(len(row["input_ids"]), len(row["labels"])) for row in train_rows]
+    on_cpu = fast and device.type == "cpu"
+    with speed.fast_fp32_products(on_cpu and precision == "fp32"), speed.plain_attention(model, longer, on_cpu):
         state.log.append({"step": 0, "epoch": 0.0})
         measure()
         while state.step < plan.total_steps and not state.stopped_early:
@@ -193,6 +196,8 @@ def train(
                     break
             state.epoch += 1
 
+    if state.best_step == 0:
+        warn("training never lowered the validation loss: the adapter that is delivered is the untrained one")
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     set_peft_model_state_dict(model, state.best_adapter)
     model.eval()

@@ -43,7 +43,7 @@ def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, 
     )
 
 
-def attach(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+def attach(base_model: PreTrainedModel, config: PeftConfig, base_model_id: str) -> PeftModel:
     """The base model with a fresh, untrained adapter in it; only the adapter's weights are trainable.
 
     The first weights of the adapter are drawn from PyTorch's generator: seed it.
@@ -55,7 +55,7 @@ def attach(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     own.base_model_name_or_path = None  # PEFT writes the folder that the model was read from here; the id says more
     with quiet():
         model = get_peft_model(loading.shared_copy(base_model), own)
-    own.base_model_name_or_path = config.base_model_name_or_path
+    own.base_model_name_or_path = base_model_id
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("the adapter has nothing to train", mend="Name other --target-modules.")
     return model
@@ -64,6 +64,11 @@ def attach(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write the adapter in PEFT's own format (safetensors), with the tokenizer beside it."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    config_file = folder / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if isinstance(config.get("target_modules"), list):  # a set in PEFT: its order changes from process to process
+        config["target_modules"].sort()
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all questions and no answers
     tokenizer.save_pretrained(str(folder))
 
@@ -77,10 +82,10 @@ def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
     try:
         with quiet():
             model = PeftModel.from_pretrained(loading.shared_copy(base_model), str(folder), is_trainable=False)
-    except (ValueError, RuntimeError, SafetensorError, OSError) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError, OSError) as error:
         raise InputError(
             f"{folder}: this adapter can't be put into {base_model.name_or_path or 'the base model'}",
-            [str(error).splitlines()[0]],
+            [(str(error).splitlines() or [type(error).__name__])[0]],
             "Check that it was trained on this base model (--model-id) and that its files are whole.",
         ) from None
     model.requires_grad_(False)
@@ -101,7 +106,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's ``adapter_config.json``.
 
     Raises:
-        InputError: the folder holds no adapter in safetensors.
+        InputError: the folder holds no adapter in safetensors, or its configuration is damaged.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -109,7 +114,27 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: no adapter ({' and '.join(missing)} missing)",
             mend="Expected a run directory of seqtune, or an adapter folder in PEFT's format with safetensors weights.",
         )
-    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {type(config).__name__}, not an object")
+    except ValueError as error:
+        raise InputError(f"{folder / 'adapter_config.json'}: damaged ({error})", mend="Bring the file back.") from None
+    return config
+
+
+def load_config(folder: str | Path) -> PeftConfig:
+    """The adapter's configuration as PEFT reads it.
+
+    Raises:
+        InputError: as `read_config`, or PEFT does not know it.
+    """
+    read_config(Path(folder))
+    try:
+        with quiet():
+            return PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{Path(folder) / 'adapter_config.json'}: not PEFT's ({error})") from None
 
 
 def resolve_base(
@@ -124,17 +149,23 @@ def resolve_base(
     manifest = saved_run["manifest"]
     if manifest is None:
         config = read_config(Path(saved_run["adapter"]))
+        if not (model_id or config.get("base_model_name_or_path")):
+            raise InputError(
+                f"{saved_run['adapter']}: its configuration does not name the base model",
+                mend="Name the model that it was trained on with --model-id.",
+            )
         return loading.resolve(model_id or config["base_model_name_or_path"], model_id_tokenizer, revision)
     base = manifest["base_model"]
     found = loading.resolve(
         model_id or base["model_id"], model_id_tokenizer or base["tokenizer_id"], revision or base["revision"]
     )
-    if found.sha256 != base["sha256"]:
-        raise InputError(
-            f"{found.model_id}: not the base model that the adapter was trained on",
-            [f"found     sha256 {found.sha256}", f"expected  sha256 {base['sha256']}"],
-            "Name the right one with --model-id.",
-        )
+    for what, name in (("base model", "sha256"), ("tokenizer", "tokenizer_sha256")):
+        if getattr(found, name) != base[name]:
+            raise InputError(
+                f"{found.model_id}: not the {what} that the adapter was trained on",
+                [f"found     sha256 {getattr(found, name)}", f"expected  sha256 {base[name]}"],
+                "Name the right one with --model-id.",
+            )
     return found
 
 

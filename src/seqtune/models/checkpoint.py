@@ -45,9 +45,19 @@ class BaseCheckpoint:
     model_type: str
     """The family in transformers' words, for instance ``t5``."""
 
+    @property
+    def stable_id(self) -> str:
+        """The name by which the model is found from any working directory."""
+        return self.path if Path(self.model_id).expanduser().is_dir() else self.model_id
+
+    @property
+    def stable_tokenizer_id(self) -> str:
+        """The name by which the tokenizer is found from any working directory."""
+        return self.tokenizer_path if Path(self.tokenizer_id).expanduser().is_dir() else self.tokenizer_id
+
     def as_dict(self) -> dict[str, Any]:
         """For ``run.json``."""
-        return asdict(self)
+        return {**asdict(self), "model_id": self.stable_id, "tokenizer_id": self.stable_tokenizer_id}
 
 
 def embedded_folder() -> Path:

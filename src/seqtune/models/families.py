@@ -78,11 +78,6 @@ def position_limits(config: PretrainedConfig) -> tuple[int | None, int | None]:
     return source, target
 
 
-def position_limit(config: PretrainedConfig) -> int | None:
-    """The smaller of `position_limits`: what both a source and a target may have."""
-    return min((limit for limit in position_limits(config) if limit is not None), default=None)
-
-
 def decoder_input_ids(model: PreTrainedModel | PeftModel, labels: torch.Tensor) -> torch.Tensor:
     """What the decoder is shown to predict the labels: the labels one place to the right, behind a first token.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import InputError, RunError, SeqtuneError, did_you_mean
+from seqtune.progress import say
 
 #: Seconds to wait for the hub's first answer. A name server that does not answer can hold a look-up for longer.
 PATIENCE = 8.0
@@ -96,6 +97,9 @@ def fetch(
 
     names = [each.rfilename for each in info.siblings or []]
     _no_bars_unless_seen()
+    cached = huggingface_hub.try_to_load_from_cache
+    if any(matches(n, patterns) and not isinstance(cached(model_id, n, revision=info.sha), str) for n in names):
+        say(f"downloading {model_id} from the hub …")
     try:
         if weights:
             if "config.json" not in names:
@@ -215,7 +219,10 @@ def _not_cached(model_id: str, revision: str | None, trouble: str) -> InputError
 
 
 def _no_bars_unless_seen() -> None:
-    """A download of minutes shows its progress on a terminal, and writes nothing into a log file."""
+    """From Python a download shows its bars on a terminal, and never writes them into a log file.
+
+    The command line turns them off altogether: they would run through its own display.
+    """
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():

@@ -307,7 +307,7 @@ def test_out_of_memory_is_said_without_a_traceback(
     assert (status, out) == (1, "")
     assert err.splitlines()[-2:] == [
         "out of memory while running `seqtune finetune`",
-        "Try a smaller --per-device-train-batch-size or a smaller --per-device-eval-batch-size or a smaller "
+        "Try a smaller --per-device-train-batch-size, or a smaller --per-device-eval-batch-size, or a smaller "
         "--max-source-length.",
     ]
     assert "Traceback" not in err

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from hamilton import ad_hoc_utils
 
 from seqtune.driver import build_driver
@@ -15,13 +16,13 @@ from seqtune.settings import knobs
 
 
 def own_module() -> ModuleType:
-    def too_long(train_set: list, longest: int) -> int:
+    def too_long(train_set: Dataset, longest: int) -> int:
         return longest
 
     def limit(longest: int, hint: int = 3) -> Any:
         return longest
 
-    return ad_hoc_utils.create_temporary_module(too_long, limit, module_name="own")
+    return ad_hoc_utils.create_temporary_module(too_long, limit)
 
 
 def test_unknown_config_keys_are_refused() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import question_rows
 from hub_server import HubServer, hub_environment
+from sample_rows import question_rows
 
 DATA, MODEL = "someone/questions", "someone/tiny-t5"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import seqtune
-from seqtune.errors import InputError
+from seqtune.errors import InputError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,23 @@ def test_a_pickled_adapter_is_never_read(run: seqtune.Run, tmp_path: Path):
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04canary")
     with pytest.raises(InputError, match="safetensors"):
         seqtune.load(tmp_path)
+
+
+def test_a_failed_delivery_keeps_the_trained_adapter(
+    tiny_t5: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("seqtune.run.write_json", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(RunError, match="No space left on device") as caught:
+        seqtune.finetune(rows_file, model_id=str(tiny_t5), out=str(tmp_path / "out"), max_steps=1, max_new_tokens=2)
+    (line,) = caught.value.details
+    kept = Path(line.removeprefix("the trained adapter is kept: "))
+    assert (kept / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out").exists()
+    assert seqtune.load(kept).generate(["a"])
 
 
 def test_the_module_has_what_it_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,7 +16,7 @@ from seqtune import generation, run
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
-from seqtune.errors import InputError
+from seqtune.errors import InputError, RunError
 from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
 from seqtune.progress import warn
@@ -156,8 +157,21 @@ class TunedModel:
 
 
 def _delivered(values: dict[str, Any], start: str) -> Run:
-    """Run the dataflow up to its run directory; trained adapters lie in a temporary folder until then."""
-    with tempfile.TemporaryDirectory(prefix="seqtune-") as work:
-        values["work_dir"] = values.get("work_dir") or work
+    """Run the dataflow up to its run directory; a trained adapter lies in a temporary folder until then.
+
+    Where delivery fails after training (a full disk), the folder stays, and the error says where.
+    """
+    work = Path(tempfile.mkdtemp(prefix="seqtune-"))
+    keep = False
+    try:
+        values["work_dir"] = values.get("work_dir") or str(work)
         delivered = build_driver({"start": start}).execute(["save_best_models"], inputs=values)
+    except RunError as error:
+        trained = sorted((Path(values["work_dir"]) / "adapters").glob("[0-9a-f]*"))
+        keep = bool(trained)
+        error.details += [f"the trained adapter is kept: {path}" for path in trained]
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
     return Run(delivered["save_best_models"]["path"])

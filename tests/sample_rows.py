@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 THINGS = ("lamp", "pump", "kettle", "scale", "drone", "router", "camera", "toaster", "fan", "radio")
@@ -24,3 +26,14 @@ def question_rows() -> list[dict[str, Any]]:
         for index, thing in enumerate(THINGS)
         for kind, (question, reply) in enumerate(QUESTIONS)
     ]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    """The path of a JSON file with these rows."""
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return str(path)
+
+
+def pairs(names: str) -> list[dict[str, Any]]:
+    """A row for each letter."""
+    return [{"question": f"What is {name}?", "reply": f"{name} is number {ord(name)}."} for name in names]

@@ -43,6 +43,7 @@ def test_commands_parse(line: str):
     command = cli.seqtune.commands[name]
     with click.Context(command, info_name=name) as ctx:
         command.parse_args(ctx, arguments)
+        assert ctx.params.keys() >= {parameter.name for parameter in command.params if parameter.expose_value}
 
 
 def test_there_are_commands_to_check():
@@ -52,7 +53,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_compile(page: Path):
     for block in blocks(page, "python"):
-        compile(block, str(page), "exec")
+        assert compile(block, str(page), "exec").co_names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -59,12 +59,6 @@ def saved_finetuning_settings(saved_run: Mapping[str, Any]) -> dict[str, Any]:
     return {knob.name: saved[knob.name] for knob in of_group(["finetuning"]) if knob.name in saved}
 
 
-def saved_derived(saved_run: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a saved run's manifest says of a derived setting; "unknown" where there is none."""
-    manifest = saved_run["manifest"]
-    return manifest["derived"][name] if manifest else {"value": "unknown", "reason": "trained elsewhere"}
-
-
 def manifest(
     *,
     settings: Mapping[str, Any],

@@ -150,6 +150,12 @@ def open_saved(adapter_path: str | Path) -> dict[str, Any]:
     return {"adapter": str(path), "manifest": None, "log": None}
 
 
+def saved_precision(saved_run: dict[str, Any]) -> dict[str, str]:
+    """``value`` and ``reason`` of the arithmetic that a saved adapter was trained with (`open_saved`)."""
+    manifest = saved_run["manifest"]
+    return manifest["derived"]["precision"] if manifest else {"value": "unknown", "reason": "trained elsewhere"}
+
+
 def free_directory(data_path: str, parent: Path = Path("runs")) -> Path:
     """``runs/NAME-OF-THE-FILE``, with a number behind it where that is taken."""
     stem = re.sub(r"[^\w.-]+", "-", Path(data_path.rstrip("/")).name.split(".")[0]).strip("-.") or "run"

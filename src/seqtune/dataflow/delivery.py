@@ -38,29 +38,15 @@ def finetuning_settings__presaved(saved_run: dict[str, Any]) -> dict[str, Any]:
 
 @config.when(start="base")
 @cache(behavior="recompute")
-def derived_precision__base(compute_precision: dict[str, str]) -> dict[str, str]:
-    """The arithmetic of training, with the reason."""
-    return compute_precision
-
-
-@config.when(start="presaved")
-@cache(behavior="recompute")
-def derived_precision__presaved(saved_run: dict[str, Any]) -> dict[str, str]:
-    """The arithmetic of the saved run's training."""
-    return delivering.saved_derived(saved_run, "precision")
-
-
-@config.when(start="base")
-@cache(behavior="recompute")
 def derived_settings__base(
     length_limits: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
-    derived_precision: dict[str, str],
+    compute_precision: dict[str, str],
     lora_config: PeftConfig,
 ) -> dict[str, Any]:
     """Every setting that was worked out rather than given: its value and the reason."""
-    return delivering.derived(length_limits, evaluation_settings, rouge_words, derived_precision, lora_config)
+    return delivering.derived(length_limits, evaluation_settings, rouge_words, compute_precision, lora_config)
 
 
 @config.when(start="presaved")
@@ -69,12 +55,12 @@ def derived_settings__presaved(
     length_limits: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
-    derived_precision: dict[str, str],
+    compute_precision: dict[str, str],
     lora_config: PeftConfig,
     saved_run: dict[str, Any],
 ) -> dict[str, Any]:
     """Every setting that was worked out, now or in the saved run: its value and the reason."""
-    now = delivering.derived(length_limits, evaluation_settings, rouge_words, derived_precision, lora_config)
+    now = delivering.derived(length_limits, evaluation_settings, rouge_words, compute_precision, lora_config)
     return delivering.with_saved_reasons(now, saved_run)
 
 

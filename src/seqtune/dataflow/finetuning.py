@@ -14,7 +14,7 @@ from hamilton.function_modifiers import cache, config
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import settings, store
+from seqtune import run, settings, store
 from seqtune.data import tokens
 from seqtune.engine import hardware, loop
 from seqtune.generation import pad_token_id
@@ -79,6 +79,13 @@ def compute_precision__base(
 ) -> dict[str, str]:
     """The arithmetic of training, with the reason."""
     return hardware.choose_precision(precision, device)
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute")
+def compute_precision__presaved(saved_run: dict[str, Any]) -> dict[str, str]:
+    """The arithmetic of the saved run's training; unknown for an adapter from elsewhere."""
+    return run.saved_precision(saved_run)
 
 
 @config.when(start="base")

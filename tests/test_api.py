@@ -20,6 +20,7 @@ def run(tiny_t5: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory
         max_steps=8,
         learning_rate=1e-2,
         max_new_tokens=8,
+        precision="fp32",  # the same answers on every machine
         input_template="answer: {question} {braces}",
     )
 

@@ -100,7 +100,9 @@ def test_run_directory_is_as_designed(inputs: dict[str, Any]):
     assert {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"} <= (run.log or [])[1].keys()
     best = min((row["validation_loss"], row["step"]) for row in run.log or [] if "validation_loss" in row)
     assert best[1] == run.manifest["training"]["best_step"]
-    assert run.metrics["validation"]["tuned"]["loss"] == pytest.approx(best[0], rel=1e-5)
+    # The final scores are always fp32's.
+    bound = 1e-5 if run.manifest["derived"]["precision"]["value"] == "fp32" else 5e-3
+    assert run.metrics["validation"]["tuned"]["loss"] == pytest.approx(best[0], rel=bound)
 
 
 def test_any_order_and_subset_gives_the_same(inputs: dict[str, Any], tmp_path: Path):

@@ -37,6 +37,16 @@ def test_micro_batches_cut_a_step():
     assert batching.micro_batches([5, 4, 3, 2, 1], 2) == [[5, 4], [3, 2], [1]]
 
 
+@pytest.mark.parametrize("budget", [1, 40, 100, 10_000])
+def test_by_budget_cuts_a_pass(budget: int):
+    rows = [{"labels": [1] * length} for length in LENGTHS]
+    chosen = list(range(3, 40, 2))
+    passes = batching.by_budget(chosen, rows, budget)
+    assert sorted(row for part in passes for row in part) == chosen
+    assert all(len(part) == 1 or len(part) * max(LENGTHS[row] for row in part) <= budget for part in passes)
+    assert len(passes) == {1: len(chosen), 10_000: 1}.get(budget, len(passes))
+
+
 def test_by_length_goes_from_long_to_short():
     batches = list(batching.by_length([1, 9, 5, 9], 2))
     assert batches == [[1, 3], [2, 0]]

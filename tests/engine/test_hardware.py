@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqtune.engine import hardware, speed
+from seqtune.engine import hardware
 from seqtune.errors import InputError
 
 
@@ -16,7 +16,15 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_precision_has_a_reason():
     assert hardware.choose_precision("bf16", torch.device("cpu")) == {"value": "bf16", "reason": "given"}
-    assert hardware.choose_precision("auto", torch.device("cpu"))["value"] == "fp32"
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_where_the_processor_has_units_for_it(monkeypatch: pytest.MonkeyPatch, units: bool):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: units)
+    chosen = hardware.choose_precision("auto", torch.device("cpu"))
+    assert chosen["value"] == ("bf16" if units else "fp32")
+    assert "bf16 units" in chosen["reason"]
 
 
 def test_seeded_puts_the_generator_back():
@@ -26,15 +34,3 @@ def test_seeded_puts_the_generator_back():
     with hardware.seeded(3, torch.device("cpu")):
         assert torch.equal(first, torch.rand(2))
     assert torch.equal(before, torch.random.get_rng_state())
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_product_switch_is_put_back_and_stays_fp32(enabled: bool):
-    before = torch.get_float32_matmul_precision()
-    left, right = torch.randn(64, 256), torch.randn(256, 64)
-    exact = left.double() @ right.double()
-    with speed.fast_fp32_products(enabled) as on:
-        assert enabled or not on
-        found = left @ right
-    assert torch.get_float32_matmul_precision() == before
-    assert float((found - exact).abs().max() / exact.abs().max()) < speed.SAME_ARITHMETIC

@@ -162,17 +162,47 @@ def test_the_seed_decides(setups: dict[str, Setup]):
     assert losses(1) != losses(2)
 
 
-def test_fast_and_reference_engine_take_the_same_step(setups: dict[str, Setup], monkeypatch: pytest.MonkeyPatch):
-    """One step of all rows, so that both engines have the same batch: the same loss and gradient."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_and_reference_engine_take_the_same_step(
+    setups: dict[str, Setup], family: str, monkeypatch: pytest.MonkeyPatch
+):
+    """One step of all rows, so that both engines have the same batch: the same loss and gradient.
+
+    The fast engine in passes of at most 64 target positions. (Rounding alone is 2e-5 of the gradient of these random
+    models; tests/engine/speed/test_exactness.py compares to 1e-5 with better ones.)
+    """
     monkeypatch.setattr(torch.optim, "AdamW", KeepsGradient)
+    monkeypatch.setattr(loop.batching.by_budget, "__defaults__", (64,))
     found = {}
     for engine in ("fast", "reference"):
-        model = without_dropout(setups["t5"].adapted())
-        state = setups["t5"].train(model, engine=engine, max_steps=1, per_device_train_batch_size=12)
+        model = without_dropout(setups[family].adapted())
+        state = setups[family].train(model, engine=engine, max_steps=1, per_device_train_batch_size=12)
         found[engine] = (state.log[1]["loss"], KeepsGradient.last)
     assert found["fast"][0] == pytest.approx(found["reference"][0], rel=1e-5)
     difference = found["fast"][1] - found["reference"][1]
-    assert float(difference.norm() / found["reference"][1].norm()) < 1e-5
+    assert float(difference.norm() / found["reference"][1].norm()) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_fast_engine_that_is_wrong_is_not_used(
+    setups: dict[str, Setup], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str
+):
+    """A head that gives another loss, as a new version of a model might: the plain path trains, and says so."""
+    setup = setups["t5"]
+    settings = {**DEFAULT.model_dump(), "max_steps": 2, "lora_dropout": 0.0}
+    losses = {}
+    for wrong in (False, True):
+        if wrong:
+            monkeypatch.setattr(loop.speed, "without_logits", lambda _: lambda m, batch: loss.forward(m, batch) * 1.1)
+        with caplog.at_level("WARNING"), hardware.seeded(0, CPU):
+            model = without_dropout(setup.adapted())
+            state = loop.train(
+                model, setup.rows[:12], setup.rows[12:], settings, device=CPU, precision=precision, pad_token_id=0
+            )
+        losses[wrong] = state.log[1]["loss"]
+        assert ("does not compute this T5ForConditionalGeneration right" in caplog.text) == wrong
+        assert not any("forward" in module.__dict__ for module in model.modules())
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4 if precision == "fp32" else 0.02)
 
 
 def test_bf16_keeps_the_adapter_in_fp32(setups: dict[str, Setup]):

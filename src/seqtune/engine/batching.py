@@ -18,6 +18,9 @@ IGNORED = -100
 #: of the rows stays random at the scale of an epoch.
 WINDOW_STEPS = 32
 
+#: Target positions of a pass of the fast engine on a CPU: more are hardly faster, and take more memory.
+TOKENS_PER_PASS = 1024
+
 
 def epoch_order(
     lengths: Sequence[int], rows_per_step: int, *, seed: int, epoch: int, window_steps: int = WINDOW_STEPS
@@ -52,6 +55,28 @@ def epoch_order(
 def micro_batches(step: Sequence[int], rows_per_pass: int) -> list[list[int]]:
     """The rows of one optimizer step, cut into the passes whose gradients are accumulated."""
     return [list(step[start : start + rows_per_pass]) for start in range(0, len(step), rows_per_pass)]
+
+
+def by_budget(rows: Sequence[int], all_rows: Sequence[dict], tokens: int = TOKENS_PER_PASS) -> list[list[int]]:
+    """One pass of rows as several, none of more than this many target positions, padding included, or of one row.
+
+    A pass holds its activations until its backward pass: so many smaller ones take less memory, and its tensors stay
+    nearer to the processor. Longest rows first, so that rows of one length share a pass. The gradient is the same: that
+    of the sum over all target tokens of the step.
+
+    Args:
+        rows: row numbers.
+        all_rows: each with ``labels``.
+        tokens: the budget.
+    """
+    passes: list[list[int]] = []
+    width = 0
+    for row in sorted(rows, key=lambda row: -len(all_rows[row]["labels"])):
+        if not passes or width * (len(passes[-1]) + 1) > tokens:
+            passes.append([])
+            width = len(all_rows[row]["labels"])
+        passes[-1].append(row)
+    return passes
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -43,6 +43,8 @@ def choose_precision(wanted: str, device: torch.device) -> dict[str, str]:
 def _best_precision(device: torch.device) -> dict[str, str]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return {"value": "bf16", "reason": "this GPU has bf16 units"}
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return {"value": "bf16", "reason": "this processor has bf16 units"}
     return {
         "value": "fp32",
         "reason": f"exact everywhere; --precision bf16 is for a {device.type.upper()} with bf16 units",

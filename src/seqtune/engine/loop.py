@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,20 +111,23 @@ def train(
         f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
     )
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in train_rows]
+    on_cpu = fast and device.type == "cpu"
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a second run in this process may differ in precision
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+    mixed = precision if precision != "fp32" and not fast else "no"  # the fast engine does its own
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     adapter = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=on_cpu
+    )
     shape = settings["lr_scheduler_type"].replace("constant", "constant_with_warmup")  # the plain one has none
     scheduler = get_scheduler(shape, optimizer, plan.warmup_steps, plan.total_steps)
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     def measure() -> None:
         """Validation loss of the adapter as it is; kept if it is the best so far."""
-        validation_loss = mean_loss(
-            prepared, validation_rows, settings["per_device_eval_batch_size"], pad_token_id, device
-        )
+        batch_size = settings["per_device_eval_batch_size"]
+        validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward)
         state.log[-1]["validation_loss"] = validation_loss
         if validation_loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_without_gain = validation_loss, state.step, 0
@@ -131,9 +135,8 @@ def train(
         else:
             state.evaluations_without_gain += 1
 
-    longer = [max(len(row["input_ids"]), len(row["labels"])) for row in train_rows]
-    on_cpu = fast and device.type == "cpu"
-    with speed.fast_fp32_products(on_cpu and precision == "fp32"), speed.plain_attention(model, longer, on_cpu):
+    with ExitStack() as stack:
+        paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id)
         state.log.append({"step": 0, "epoch": 0.0})
         measure()
         while state.step < plan.total_steps and not state.stopped_early:
@@ -147,13 +150,16 @@ def train(
             for index, rows in enumerate(order):
                 started = time.perf_counter()
                 passes = batching.micro_batches(rows, settings["per_device_train_batch_size"])
+                if on_cpu:
+                    passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
                 batches = [batching.collate([train_rows[row] for row in part], pad_token_id, device) for part in passes]
                 targets = sum(loss.target_tokens(batch) for batch in batches)
 
                 prepared.train()
                 step_loss = 0.0
-                for batch in batches:
-                    mean_nll = loss.forward(prepared, batch).sum() / targets
+                for part, batch in enumerate(batches):
+                    paths.dice.begin(state.step, part)
+                    mean_nll = paths.forward(prepared, batch).sum() / targets
                     accelerator.backward(mean_nll)
                     step_loss += mean_nll.item()
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
@@ -204,20 +210,57 @@ def train(
     return state
 
 
-def mean_loss(model: Any, rows: Rows, batch_size: int, pad_token_id: int, device: torch.device) -> float:
+def mean_loss(
+    model: Any,
+    rows: Rows,
+    batch_size: int,
+    pad_token_id: int,
+    device: torch.device,
+    forward: loss.Forward = loss.forward,
+) -> float:
     """Mean negative log-likelihood of a target token over the rows, in nats; dropout off."""
     model.eval()
     nll, tokens = 0.0, 0
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
     for part in batching.by_length(lengths, batch_size):
-        row_nll, row_tokens = loss.row_losses(
-            model, batching.collate([rows[row] for row in part], pad_token_id, device)
-        )
+        batch = batching.collate([rows[row] for row in part], pad_token_id, device)
+        row_nll, row_tokens = loss.row_losses(model, batch, forward)
         nll += sum(row_nll)
         tokens += sum(row_tokens)
     if not math.isfinite(nll):
         raise RunError("the validation loss is not a number", mend="Try --precision fp32 or a lower --learning-rate.")
     return nll / tokens
+
+
+def _paths(
+    stack: ExitStack,
+    model: PeftModel,
+    rows: Rows,
+    settings: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    pad_token_id: int,
+) -> speed.FastPaths:
+    """The engine that was asked for, entered into ``stack``; the plain one where the fast one disagrees with it."""
+    plain = speed.FastPaths(loss.forward, speed.Dice(settings["random_state"]))
+    if settings["engine"] != "fast":
+        return plain
+    shortest = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]) + len(rows[row]["labels"]))[:2]
+    few = batching.collate([rows[row] for row in shortest], pad_token_id, device)
+    model.eval()
+    forward = speed.under_autocast(loss.forward, device) if precision == "bf16" else loss.forward
+    with torch.inference_mode():
+        expected = forward(model, few)
+    seed = settings["random_state"]
+    with ExitStack() as trial:
+        paths = trial.enter_context(speed.fast_paths(model, device=device, precision=precision, seed=seed))
+        if speed.agrees(model, few, expected, paths, precision):
+            stack.push(trial.pop_all())
+            return paths
+    warn(
+        f"the fast engine does not compute this {type(model.get_base_model()).__name__} right: the plain one trains it"
+    )
+    return speed.FastPaths(forward, plain.dice)
 
 
 def _refuse_nan(step: int, step_loss: float, grad_norm: float) -> None:

@@ -8,6 +8,9 @@ Shape suffixes: B rows, T target tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
@@ -16,6 +19,9 @@ from transformers import PreTrainedModel
 
 from seqtune.engine.batching import IGNORED
 from seqtune.models import families
+
+#: Row sums of the negative log-likelihood of a batch, as `forward` gives them: (model, batch) → (B,).
+Forward = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
 def target_nll(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
@@ -52,7 +58,9 @@ def target_tokens(batch: dict[str, Tensor]) -> int:
 
 
 @torch.inference_mode()
-def row_losses(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> tuple[list[float], list[int]]:
+def row_losses(
+    model: PreTrainedModel | PeftModel, batch: dict[str, Tensor], forward: Forward = forward
+) -> tuple[list[float], list[int]]:
     """Per row: the summed negative log-likelihood in nats, and the number of target tokens."""
     nll_B = forward(model, batch)
     tokens_B = (batch["labels"] != IGNORED).sum(dim=1)

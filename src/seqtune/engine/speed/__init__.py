@@ -1,0 +1,147 @@
+"""What makes the fast engine fast: small named ways to compute the same, all of them off with ``engine=reference``.
+
+| name | what it does | where |
+|---|---|---|
+| ``products`` | fp32 products by oneDNN where that is faster and still fp32 | `products` |
+| ``memory`` | large tensors in a pool of huge pages | `allocator` |
+| ``rows`` | bf16: weights packed once, products for any number of rows | `linear` |
+| ``weights`` | bf16: the other frozen weights cast once | `weights` |
+| ``dropout`` | random numbers 32 at a time | `dropout` |
+| ``norms`` | T5's norm in one pass | `norms` |
+| ``residual`` | T5's norm, dropout and sum around a layer | `residual` |
+| ``feed_forward`` | gated GELU, gate and dropout in one pass | `feed_forward` |
+| ``attention`` | bias, mask, softmax and dropout in one pass | `attention` |
+| ``lora`` | a layer and its adapter as one function | `lora` |
+| ``head`` | output layer and loss without the logits | `head` |
+
+Batches sorted by length are `batching.epoch_order`'s. Every way hangs on objects of one model or is put back when the
+`fast_paths` block ends; none copies a model's code. Before the first step the fast loss is compared with the plain one
+(`agrees`), and where they differ, because transformers or the model is not what these ways were written for, the plain
+path is taken, with a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from seqtune.engine import loss
+from seqtune.engine.speed.allocator import pooled_memory
+from seqtune.engine.speed.attention import fused_attention
+from seqtune.engine.speed.dropout import Dice, cheap_dropout
+from seqtune.engine.speed.feed_forward import fused_feed_forward
+from seqtune.engine.speed.head import can_stop_at_head, without_logits
+from seqtune.engine.speed.linear import PackedWeight, any_rows, packed_weights
+from seqtune.engine.speed.lora import fused_lora
+from seqtune.engine.speed.norms import fused_norms
+from seqtune.engine.speed.products import fast_fp32_products
+from seqtune.engine.speed.residual import fused_residual
+from seqtune.engine.speed.weights import bf16_weights
+
+__all__ = ["TRICKS", "Dice", "FastPaths", "agrees", "fast_paths", "under_autocast"]
+
+TRICKS = (
+    "memory",
+    "products",
+    "weights",
+    "dropout",
+    "norms",
+    "residual",
+    "feed_forward",
+    "attention",
+    "lora",
+    "rows",
+    "head",
+)
+
+#: Largest relative difference of the fast loss from the plain one of the same precision.
+AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+@dataclass(frozen=True)
+class FastPaths:
+    """What is on, inside a `fast_paths` block.
+
+    Attributes:
+        forward: row sums of the negative log-likelihood of a batch, as `loss.forward` gives them.
+        dice: where dropout's random numbers come from; `Dice.begin` each pass.
+    """
+
+    forward: loss.Forward
+    dice: Dice
+
+
+@contextmanager
+def fast_paths(
+    model: PeftModel, *, device: torch.device, precision: str, seed: int, without: Collection[str] = ()
+) -> Iterator[FastPaths]:
+    """Switch the fast ways on for this model; what was there before is put back afterwards.
+
+    Args:
+        model: with its adapter in it.
+        device: on anything but a CPU only ``weights`` and ``head`` apply.
+        precision: ``fp32`` or ``bf16``.
+        seed: of dropout's random numbers.
+        without: names of `TRICKS` to leave out; for measuring what each of them gains.
+    """
+    dice = Dice(seed)
+    inner: Any = model.get_base_model()
+    on_cpu = device.type == "cpu"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    packed: dict[int, PackedWeight] = {}
+
+    def with_packed_weights() -> Any:
+        packed.update(packed_weights(inner) if precision == "bf16" else {})
+        return any_rows(inner, packed)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "memory": pooled_memory,
+        "products": lambda: fast_fp32_products(on_cpu and precision == "fp32"),
+        "rows": with_packed_weights,
+        "weights": lambda: bf16_weights(inner, packed),
+        "dropout": lambda: cheap_dropout(dice),
+        "norms": lambda: fused_norms(model, dtype),
+        "residual": lambda: fused_residual(model, dice, dtype),
+        "feed_forward": lambda: fused_feed_forward(model, dice),
+        "attention": lambda: fused_attention(inner, dice),
+        "lora": lambda: fused_lora(model, dice, dtype, packed),
+    }
+    anywhere = {"weights"} if precision == "bf16" else set()
+    chosen = [name for name in ways if name not in without and (name in anywhere or (on_cpu and name != "weights"))]
+    with ExitStack() as stack:
+        for name in chosen:
+            stack.enter_context(ways[name]())
+        stop = "head" not in without and can_stop_at_head(inner)
+        forward = without_logits(packed) if stop else loss.forward
+        yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice)
+
+
+def under_autocast(forward: loss.Forward, device: torch.device) -> loss.Forward:
+    """The same pass with its products in bf16. (A pass, not a run: autocast keeps its copies of weights so long.)"""
+
+    def call(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return forward(model, batch)
+
+    return call
+
+
+def agrees(model: PeftModel, batch: dict[str, Tensor], plain: Tensor, fast: FastPaths, precision: str) -> bool:
+    """Whether the fast loss of a batch is the plain one, to `AGREEMENT`; dropout off.
+
+    Args:
+        model: in evaluation mode, inside the `fast_paths` block.
+        batch: a few rows.
+        plain: what `loss.forward` gave for them outside the block.
+        fast: of the block.
+        precision: ``fp32`` or ``bf16``.
+    """
+    with torch.inference_mode():
+        found = fast.forward(model, batch)
+    return bool(((found - plain).abs() <= AGREEMENT[precision] * plain.abs()).all())

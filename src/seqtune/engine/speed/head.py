@@ -1,0 +1,218 @@
+"""The output layer and its loss without the logits: a few rows at a time, the gradient worked out on the way.
+
+For mT5 the logits of one target token are a megabyte. The plain path holds them for every position of a padded batch,
+three times over. Here padded positions are dropped first; then, chunk by chunk, one product gives the logits, one pass
+turns them into exponentials, and one product with the same frozen weights gives the gradient with respect to the hidden
+states, which is all that the backward pass needs (the idea of Liger Kernel's fused linear cross entropy, Hsu et al.
+2024; the frozen head has no gradient of its own).
+
+Shape suffixes: N target tokens that count, D width of the model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+
+from seqtune.engine import loss
+from seqtune.engine.batching import IGNORED
+from seqtune.engine.speed import native
+from seqtune.engine.speed.linear import PackedWeight, product
+from seqtune.engine.speed.patching import replaced_forward
+
+#: Rows of logits in work at a time: fewer do not keep the vector units busy, more leave the cache.
+CHUNK_ROWS = 256
+
+#: The last chunk is filled up to a multiple of this: oneDNN compiles a kernel for each number of rows it meets.
+STEP_ROWS = 64
+
+#: Words of the vocabulary in work at a time, with a packed head: their exponentials stay in the cache.
+VOCABULARY_PART = 1024
+
+#: A total of exponentials above this is not trusted; the shift is then raised by SHIFT nats, so many times at most.
+OVERFLOWS, SHIFT, MOST_SHIFTS = 1e30, 60.0, 50
+
+
+def without_logits(packed: Mapping[int, PackedWeight]) -> loss.Forward:
+    """What `loss.forward` gives, without the logits: row sums of the negative log-likelihood, fp32 [B].
+
+    The model runs up to its output layer, which is left by an exception: whatever the model's code would do behind it
+    is done here, for the positions that count alone.
+
+    Args:
+        packed: weights by the id of their layer; the head's is used if it is there.
+    """
+
+    def row_nll(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        head = inner.get_output_embeddings()
+        labels_BT = batch["labels"]
+        with _stopping_at(head):
+            try:
+                loss.forward(model, batch)
+            except _HeadReached as reached:
+                hidden_BTD = reached.hidden
+            else:
+                raise RuntimeError(f"{type(inner).__name__} never called its output layer")
+        counts_BT = labels_BT != IGNORED
+        hidden_ND, labels_N = hidden_BTD[counts_BT], labels_BT[counts_BT]
+        bias_V = _bias(inner, head)
+        if id(head) in packed and bias_V is None:
+            nll_N = packed_linear_cross_entropy(hidden_ND.bfloat16(), packed[id(head)], head.weight, labels_N)
+        else:
+            low = torch.get_autocast_dtype(hidden_ND.device.type)
+            dtype = low if torch.is_autocast_enabled(hidden_ND.device.type) else head.weight.dtype
+            nll_N = linear_cross_entropy(hidden_ND.to(dtype), head.weight.to(dtype), bias_V, labels_N)
+        rows_N = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)[counts_BT]
+        return nll_N.new_zeros(len(labels_BT)).index_add(0, rows_N, nll_N)
+
+    return row_nll
+
+
+def can_stop_at_head(model: Any) -> bool:
+    """Whether `without_logits` knows this model: its output layer is a plain frozen linear layer."""
+    head = model.get_output_embeddings()
+    return type(head) is nn.Linear and not head.weight.requires_grad
+
+
+class _HeadReached(Exception):  # noqa: N818 (not an error: it carries the hidden states out of the model's forward)
+    """Raised in place of the output layer."""
+
+    def __init__(self, hidden: Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, W_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+        N, V = len(hidden_ND), len(W_VD)
+        filled = -N % STEP_ROWS
+        hidden = F.pad(hidden_ND, (0, 0, 0, filled))
+        labels = F.pad(labels_N, (0, filled))
+        nll = hidden.new_empty(N + filled, dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        logits = hidden.new_empty(min(CHUNK_ROWS, N + filled), V)
+        for start in range(0, N + filled, CHUNK_ROWS):
+            part = slice(start, min(N + filled, start + CHUNK_ROWS))
+            weighted = torch.mm(hidden[part], W_VD.t(), out=logits[: part.stop - start])
+            weighted, inverse = _exponentials(weighted, labels[part], bias_V, nll[part])
+            if gradient is not None:
+                expected = (weighted.to(W_VD.dtype) @ W_VD).float().mul_(inverse[:, None])
+                gradient[part] = expected.sub_(W_VD[labels[part]])
+        nll, gradient = nll[:N], gradient if gradient is None else gradient[:N]
+        ctx.save_for_backward(gradient)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0][:, None].to(gradient.dtype), None, None, None
+
+
+class _PackedLinearCrossEntropy(torch.autograd.Function):
+    """The same with a packed head, some thousand words of the vocabulary at a time.
+
+    For each part of the vocabulary one product gives e^(logit - shift), without the logits ever being written, and one
+    adds their share of Σ_v e^(logit_v - shift) W_v; as in attention, where the vocabulary would be keys and values. The
+    shift is the label's logit, so that the largest exponential is e^(loss of the token): no maximum is needed, unless a
+    loss is above 69 nats, which is then seen and computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head: PackedWeight, W_VD: Tensor, labels_N: Tensor) -> Tensor:
+        N, V = len(hidden_ND), len(W_VD)
+        of_label_ND = W_VD[labels_N].bfloat16().float()
+        label_N = (hidden_ND.float() * of_label_ND).sum(dim=1)
+        shift_N = label_N.clone()
+        weights = hidden_ND.new_zeros(N, min(VOCABULARY_PART, len(head.values)))
+        total_N = torch.zeros(N)
+        expected_ND = torch.zeros(N, W_VD.shape[1]) if ctx.needs_input_grad[0] else None
+        for _ in range(MOST_SHIFTS):
+            total_N.zero_()
+            if expected_ND is not None:
+                expected_ND.zero_()
+            for start in range(0, V, VOCABULARY_PART):
+                part = head.rows(start, start + VOCABULARY_PART)
+                product(hidden_ND, part, weights[:, : part.shape[0]], exponentials=(shift_N, total_N))
+                weights[:, part.shape[0] : len(part.values)] = 0  # a product over them reads whole panels
+                if expected_ND is not None:
+                    product(weights, part, expected_ND, across=True, add=True)
+            too_large_N = total_N > OVERFLOWS
+            if not bool(too_large_N.any()):
+                break
+            shift_N = torch.where(too_large_N, shift_N + SHIFT, shift_N)
+        gradient = None
+        if expected_ND is not None:
+            gradient = expected_ND.div_(total_N[:, None]).sub_(of_label_ND).to(hidden_ND.dtype)
+        ctx.save_for_backward(gradient)
+        return total_N.log() + shift_N - label_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return *_LinearCrossEntropy.backward(ctx, *gradients), None
+
+
+def packed_linear_cross_entropy(hidden_ND: Tensor, head: PackedWeight, W_VD: Tensor, labels_N: Tensor) -> Tensor:
+    """`linear_cross_entropy` in bf16 of a head without bias, packed.
+
+    Args:
+        hidden_ND: bf16.
+        head: of ``W_VD``.
+        W_VD: fp32, frozen.
+        labels_N: int64, each at least 0 and below V.
+    """
+    return _PackedLinearCrossEntropy.apply(hidden_ND.contiguous(), head, W_VD, labels_N)
+
+
+def linear_cross_entropy(hidden_ND: Tensor, W_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of each label under ``softmax(hidden Wᵀ + bias)``; fp32 [N]. W, bias frozen.
+
+    The gradient with respect to a hidden state is ``Σ_v softmax_v · W_v − W_label``.
+
+    Args:
+        hidden_ND: fp32 or bf16.
+        W_VD: of the same dtype.
+        bias_V: fp32 or None.
+        labels_N: int64, each at least 0 and below V.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND.contiguous(), W_VD, bias_V, labels_N.contiguous())
+
+
+@contextmanager
+def _stopping_at(head: nn.Module) -> Iterator[None]:
+    def stop(hidden_states: Tensor) -> Tensor:
+        raise _HeadReached(hidden_states)
+
+    with replaced_forward([head], lambda _: stop):
+        yield
+
+
+def _bias(model: Any, head: Any) -> Tensor | None:
+    """What is added to the logits: the layer's own bias, BART's ``final_logits_bias``, both or (None) neither."""
+    found = [bias for bias in (head.bias, getattr(model, "final_logits_bias", None)) if bias is not None]
+    if not any(bool(bias.any()) for bias in found):
+        return None
+    return torch.stack([bias.float().reshape(-1) for bias in found]).sum(dim=0)
+
+
+def _exponentials(logits_NV: Tensor, labels_N: Tensor, bias_V: Tensor | None, nll_N: Tensor) -> tuple[Tensor, Tensor]:
+    """``e^(logit - row maximum)`` in the place of the logits, and 1 over their row sums; fills ``nll_N``."""
+    if native.takes(logits_NV) and native.kernels() is not None:
+        inverse_N = torch.empty(len(logits_NV), dtype=torch.float32)
+        name = "cross_entropy_" + native.suffix(logits_NV)
+        native.call(name, logits_NV, labels_N, bias_V, nll_N, inverse_N, *logits_NV.shape)
+        return logits_NV, inverse_N
+    logits_NV = logits_NV.float() if bias_V is None else logits_NV.float() + bias_V
+    top_N1 = logits_NV.amax(dim=1, keepdim=True)
+    label_N = logits_NV.gather(1, labels_N[:, None])[:, 0]
+    logits_NV.sub_(top_N1).exp_()
+    sum_N = logits_NV.sum(dim=1)
+    nll_N.copy_(sum_N.log() + top_N1[:, 0] - label_N)
+    return logits_NV, 1.0 / sum_N

@@ -1,0 +1,177 @@
+"""Each kernel against the same thing written out in fp64."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqtune.engine.speed import native
+from seqtune.engine.speed.allocator import pooled_memory
+from seqtune.engine.speed.attention import attention
+from seqtune.engine.speed.dropout import Dice
+from seqtune.engine.speed.head import linear_cross_entropy
+from seqtune.engine.speed.norms import rms_norm, rms_norm_past
+
+NATIVE = pytest.mark.skipif(native.kernels() is None, reason="no C compiler")
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=GENERATOR)
+
+
+def near(found: Tensor, expected: Tensor, bound: float = 1e-5) -> None:
+    assert float((found.double() - expected.double()).norm() / expected.double().norm()) < bound
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, causal: bool, by: float):
+    scores = q @ k.transpose(2, 3) * by
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e30)
+    if causal:
+        Q, K = scores.shape[-2:]
+        scores = scores.masked_fill(~torch.ones(Q, K, dtype=torch.bool).tril(K - Q), -1e30)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    ("B", "H", "Q", "K", "D", "causal", "masked", "biased"),
+    [
+        (2, 3, 7, 7, 8, True, False, True),
+        (2, 2, 70, 70, 64, True, False, False),
+        (3, 2, 40, 19, 64, False, True, True),
+        (2, 2, 33, 100, 80, False, True, True),
+        (1, 1, 1, 1, 64, True, False, True),
+        (1, 2, 5, 9, 64, True, False, True),
+    ],
+)
+def test_attention(B: int, H: int, Q: int, K: int, D: int, causal: bool, masked: bool, biased: bool):
+    q, k, v = (drawn(B, length, H, D).transpose(1, 2).requires_grad_() for length in (Q, K, K))
+    bias = drawn(1, H, Q, K) if biased else None
+    lengths = torch.arange(1, B + 1)[:, None] * K // B
+    mask = (torch.arange(K)[None] < lengths)[:, None, None, :].expand(B, 1, Q, K) if masked else None
+    found = attention(q, k, v, dice=Dice(0), bias=bias, mask=mask, causal=causal, scaling=0.3)
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected = written_out(*wide, None if bias is None else bias.double(), mask, causal, 0.3)
+    near(found, expected)
+    gradient = drawn(*found.shape)
+    ours = torch.autograd.grad(found, (q, k, v), gradient)
+    theirs = torch.autograd.grad(expected, wide, gradient.double())
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one.double() - other).norm()) <= 1e-5 * float(other.norm()) + 1e-6
+
+
+@NATIVE
+def test_attentions_dropout_is_a_mask_on_the_probabilities():
+    """With the identity as values the output is the probabilities: each is 0 or its own, scaled."""
+    B, H, Q, K = 2, 2, 64, 64
+    q, k = drawn(B, H, Q, 64).requires_grad_(), drawn(B, H, K, 64).requires_grad_()
+    v = torch.eye(K).expand(B, H, K, 64).contiguous()
+    plain = attention(q, k, v, dice=Dice(0), scaling=0.1)
+    dropped = attention(q, k, v, dice=Dice(0), scaling=0.1, p=0.25)
+    mask = (dropped != 0).double()
+    torch.testing.assert_close(dropped.double(), plain.double() * mask / 0.75, rtol=1e-5, atol=1e-7)
+    assert abs(float(mask.mean()) - 0.75) < 5 * math.sqrt(0.25 * 0.75 / mask.numel())
+    gradient = drawn(*dropped.shape)
+    found = torch.autograd.grad(dropped, (q, k), gradient)
+    expected = torch.autograd.grad((plain * (mask / 0.75).float()), (q, k), gradient)
+    for one, other in zip(found, expected, strict=True):
+        near(one, other)
+
+
+@NATIVE
+@pytest.mark.parametrize(("low", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_norm(low: torch.dtype, bound: float):
+    x, weight = drawn(5, 9, 96).requires_grad_(), drawn(96)
+    wide = x.detach().double().requires_grad_()
+    expected = weight.double() * wide / (wide.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    found = rms_norm(x, weight, 1e-6, low)
+    assert found.dtype == low
+    near(found, expected, bound)
+    gradient = drawn(5, 9, 96)
+    (exact,) = torch.autograd.grad(expected, wide, gradient.to(low).double(), retain_graph=True)
+    near(torch.autograd.grad(found, x, gradient.to(low))[0], exact, bound)
+    # The gradient that goes past the norm is added.
+    normed, past = rms_norm_past(x, weight, 1e-6, low)
+    near(torch.autograd.grad([normed, past], x, [gradient.to(low), gradient])[0], exact + gradient.double(), bound)
+    (alone,) = torch.autograd.grad(rms_norm_past(x, weight, 1e-6, low)[1], x, gradient)
+    assert torch.equal(alone, gradient)
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=NATIVE), False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("N", "D", "V"), [(1, 32, 17), (300, 64, 1111), (64, 32, 5000)])
+def test_head(monkeypatch: pytest.MonkeyPatch, N: int, D: int, V: int, biased: bool, compiled: bool):
+    if not compiled:
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    hidden, W, labels = drawn(N, D).requires_grad_(), drawn(V, D), torch.randint(V, (N,), generator=GENERATOR)
+    bias = drawn(V) if biased else None
+    wide = hidden.detach().double().requires_grad_()
+    logits = wide @ W.double().t() + (0 if bias is None else bias.double())
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    found = linear_cross_entropy(hidden, W, bias, labels)
+    near(found, expected)
+    weights = drawn(N)
+    ours = torch.autograd.grad(found, hidden, weights)[0]
+    near(ours, torch.autograd.grad(expected, wide, weights.double())[0])
+    with torch.inference_mode():
+        near(linear_cross_entropy(hidden.detach(), W, bias, labels), expected)
+
+
+def test_head_with_logits_beyond_what_exp_can_take():
+    hidden = torch.tensor([[300.0, 0.0], [0.0, -300.0]])
+    W = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    found = linear_cross_entropy(hidden, W, None, torch.tensor([2, 0]))
+    torch.testing.assert_close(found, torch.tensor([600.0, math.log(2)]))
+
+
+@NATIVE
+def test_what_is_no_number_stays_none():
+    """A loss that is lost has to be seen: no kernel may turn a NaN into a number."""
+    nan = torch.full((2, 2, 4, 64), math.nan)
+    assert attention(nan, nan, nan, dice=Dice(0)).isnan().all()
+    assert rms_norm(torch.full((3, 64), math.nan), torch.ones(64), 1e-6, torch.bfloat16).isnan().all()
+    assert linear_cross_entropy(torch.full((2, 8), math.nan), drawn(5, 8), None, torch.tensor([0, 1])).isnan().all()
+
+
+@pytest.mark.skipif(native.pool() is None, reason="no C++ compiler, or not Linux")
+def test_the_pool_gives_back_what_it_took():
+    outside = torch.ones(100_000)
+    with pooled_memory() as on:
+        assert on
+        with pooled_memory() as again:  # one at a time: the second leaves the first in place
+            assert not again
+        inside = [torch.full((50_000 + 1000 * i,), float(i)) for i in range(20)]
+        del inside[::2]
+        more = [torch.full((60_000,), -1.0) for _ in range(30)]
+        assert all(float(t.sum()) == t.numel() * float(t[0]) for t in inside + more)
+        del outside  # from before, freed while the pool is there
+        worker = torch.empty(1_000_000).resize_(2_000_000).fill_(2.0)
+    assert [float(t[-1]) for t in inside] == [float(i) for i in range(1, 20, 2)]
+    assert float(worker.mean()) == 2.0
+    del inside, more, worker  # from the pool, freed when it has been left
+    assert float(torch.ones(100_000).sum()) == 100_000
+
+
+def test_a_broken_compiler_is_said_and_survived(tmp_path: Path):
+    """In a process of its own: the libraries are looked for once."""
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\nif [ \"$1\" = --version ]; then echo 1; exit 0; fi\necho 'error: no' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    code = (
+        "from seqtune import progress\nfrom seqtune.engine.speed import native\n"
+        "assert native.kernels() is None and native.products() is None\n"
+    )
+    environment = {"CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "could not make kernels.c, training is slower than it could be: error: no" in done.stderr + done.stdout

@@ -34,6 +34,11 @@ LABEL org.opencontainers.image.title="seqtune" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="https://github.com/seqtune/seqtune"
 
+# The fast engine compiles its kernels on the machine that runs them, once, into /cache.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 # /runs and /cache are open to any user, as /tmp is, so that `docker run --user` needs no user of that number in here.
 RUN useradd --uid 1000 --no-create-home --home-dir /cache --shell /usr/sbin/nologin seqtune \
     && mkdir --mode 1777 /runs /cache \

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUNS ?= runs
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/seqtune demo --out $(RUNS)/demo --overwrite
@@ -39,6 +39,10 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) -e ".[dev]"
 	@touch $@
+
+# Speed and memory against transformers' Trainer; half an hour and more, on an idle machine. DATA: --data FILE --keys Q A
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/engine.py $(DATA) --write benchmarks/results.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

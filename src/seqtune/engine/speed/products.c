@@ -327,7 +327,9 @@ void product_b(const bf16 *A1, ptrdiff_t lda1, const bf16 *B1, ptrdiff_t ldb1, p
         }
 #endif
         float *mine = own ? own + omp_get_thread_num() * M * 16 : NULL;
-#pragma omp for schedule(static)
+        /* Sums that go to a thread's own totals must go to the same thread's every time. */
+        omp_set_schedule(own ? omp_sched_static : omp_sched_dynamic, own ? 0 : 1);
+#pragma omp for schedule(runtime)
         for (ptrdiff_t task = 0; task < panels * parts; task++) {
             ptrdiff_t n = task % panels * COLUMNS, first = task / panels * tall;
             ptrdiff_t last = first + tall < M ? first + tall : M, done = 0;

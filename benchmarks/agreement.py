@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapes
 import torch
 
 import seqtune
-import shapes
 from seqtune.engine import batching, hardware, loop
 from seqtune.models import adapters, loading
 from seqtune.settings import DEFAULT

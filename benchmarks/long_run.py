@@ -1,6 +1,6 @@
 """Whether memory stays flat: resident memory over 2,000 steps of seqtune-mini on rows of all lengths.
 
-    python benchmarks/long_run.py [--steps 2000] --data FILE --keys QUESTION REPLY
+python benchmarks/long_run.py [--steps 2000] --data FILE --keys QUESTION REPLY
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import shapes
 import torch
 
-import shapes
 from seqtune import progress
 from seqtune.engine import hardware, loop
 from seqtune.models import adapters, loading

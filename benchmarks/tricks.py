@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import shapes
 import torch
 
-import shapes
 from seqtune.engine import batching, hardware, loss, speed
 from seqtune.models import adapters
 from seqtune.settings import DEFAULT

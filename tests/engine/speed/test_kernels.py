@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqtune.engine.speed import native
+from seqtune.engine.speed import linear, native
 from seqtune.engine.speed.allocator import pooled_memory
 from seqtune.engine.speed.attention import attention
 from seqtune.engine.speed.dropout import Dice
-from seqtune.engine.speed.head import linear_cross_entropy
+from seqtune.engine.speed.head import linear_cross_entropy, packed_linear_cross_entropy
 from seqtune.engine.speed.norms import rms_norm, rms_norm_past
 
 NATIVE = pytest.mark.skipif(native.kernels() is None, reason="no C compiler")
+BF16 = pytest.mark.skipif(not linear.there(), reason="no bf16 units, or no C compiler")
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -127,6 +128,27 @@ def test_head(monkeypatch: pytest.MonkeyPatch, N: int, D: int, V: int, biased: b
         near(linear_cross_entropy(hidden.detach(), W, bias, labels), expected)
 
 
+@BF16
+@pytest.mark.parametrize(("N", "D", "V"), [(1, 32, 17), (70, 64, 1111), (33, 96, 2048), (5, 32, 5000)])
+@pytest.mark.parametrize("size", [1.0, 60.0])
+def test_packed_head(N: int, D: int, V: int, size: float):
+    """In bf16, and with losses of hundreds of nats, for which the label's logit is no good shift."""
+    hidden = (drawn(N, D) * size).bfloat16().requires_grad_()
+    W, labels = drawn(V, D).bfloat16().float(), torch.randint(V, (N,), generator=GENERATOR)
+    wide = hidden.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide @ W.double().t(), labels, reduction="none")
+    found = packed_linear_cross_entropy(hidden, linear.PackedWeight(W), W, labels)
+    assert size == 1.0 or float(expected.detach().max()) > 100
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
+    weights = drawn(N)
+    ours = torch.autograd.grad(found, hidden, weights)[0]
+    near(ours, torch.autograd.grad(expected, wide, weights.double())[0], 1e-2)
+    again = packed_linear_cross_entropy(hidden, linear.PackedWeight(W), W, labels)
+    assert torch.equal(found, again)
+    with torch.inference_mode():
+        assert torch.equal(packed_linear_cross_entropy(hidden.detach(), linear.PackedWeight(W), W, labels), found)
+
+
 def test_head_with_logits_beyond_what_exp_can_take():
     hidden = torch.tensor([[300.0, 0.0], [0.0, -300.0]])
     W = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -141,6 +163,10 @@ def test_what_is_no_number_stays_none():
     assert attention(nan, nan, nan, dice=Dice(0)).isnan().all()
     assert rms_norm(torch.full((3, 64), math.nan), torch.ones(64), 1e-6, torch.bfloat16).isnan().all()
     assert linear_cross_entropy(torch.full((2, 8), math.nan), drawn(5, 8), None, torch.tensor([0, 1])).isnan().all()
+    if linear.there():
+        W = drawn(64, 32)
+        lost = torch.full((2, 32), math.nan, dtype=torch.bfloat16)
+        assert packed_linear_cross_entropy(lost, linear.PackedWeight(W), W, torch.tensor([0, 1])).isnan().all()
 
 
 @pytest.mark.skipif(native.pool() is None, reason="no C++ compiler, or not Linux")

@@ -35,8 +35,8 @@ STEP_ROWS = 64
 #: Words of the vocabulary in work at a time, with a packed head: their exponentials stay in the cache.
 VOCABULARY_PART = 1024
 
-#: A total of exponentials above this is not trusted; the shift is then raised by SHIFT nats, so many times at most.
-OVERFLOWS, SHIFT, MOST_SHIFTS = 1e30, 60.0, 50
+#: A total of exponentials above this is not trusted.
+OVERFLOWS = 1e30
 
 
 def without_logits(packed: Mapping[int, PackedWeight]) -> loss.Forward:
@@ -121,8 +121,8 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
 
     For each part of the vocabulary one product gives e^(logit - shift), without the logits ever being written, and one
     adds their share of Σ_v e^(logit_v - shift) W_v; as in attention, where the vocabulary would be keys and values. The
-    shift is the label's logit, so that the largest exponential is e^(loss of the token): no maximum is needed, unless a
-    loss is above 69 nats, which is then seen and computed again.
+    shift is the label's logit, so that the largest exponential is at most e^(loss of the token): no maximum is needed,
+    unless a loss is above 69 nats, which is then seen and computed again.
     """
 
     @staticmethod
@@ -134,7 +134,7 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
         weights = hidden_ND.new_zeros(N, min(VOCABULARY_PART, len(head.values)))
         total_N = torch.zeros(N)
         expected_ND = torch.zeros(N, W_VD.shape[1]) if ctx.needs_input_grad[0] else None
-        for _ in range(MOST_SHIFTS):
+        for last_try in (False, True):
             total_N.zero_()
             if expected_ND is not None:
                 expected_ND.zero_()
@@ -144,10 +144,10 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
                 weights[:, part.shape[0] : len(part.values)] = 0  # a product over them reads whole panels
                 if expected_ND is not None:
                     product(weights, part, expected_ND, across=True, add=True)
-            too_large_N = total_N > OVERFLOWS
-            if not bool(too_large_N.any()):
+            if last_try or not bool((total_N > OVERFLOWS).any()):
                 break
-            shift_N = torch.where(too_large_N, shift_N + SHIFT, shift_N)
+            for row in (total_N > OVERFLOWS).nonzero().flatten().tolist():  # now the largest logit, as everybody takes
+                shift_N[row] = (W_VD @ hidden_ND[row].float()).max()
         gradient = None
         if expected_ND is not None:
             gradient = expected_ND.div_(total_N[:, None]).sub_(of_label_ND).to(hidden_ND.dtype)

@@ -231,12 +231,12 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]], peaks: list[flo
             for variant, runs in variants.items()
         }
         for variant, m in middle.items():
-            ratio = {name: m["rows_s"] / middle[name]["rows_s"] for name in ("ancestor", "trainer") if name in middle}
-            memory = m["peak"] / middle["ancestor"]["peak"] if "ancestor" in middle else float("nan")
+            ratio = {name: f"{m['rows_s'] / of['rows_s']:.1f}" for name, of in middle.items()}
+            memory = f"{m['peak'] / middle['ancestor']['peak']:.2f}" if "ancestor" in middle else "–"
             lines.append(
-                f"| {shape} | {variant} | {m['rows_s']:.2f} | {m['tokens_s']:,.0f} | {ratio.get('ancestor', 0):.1f} | "
-                f"{ratio.get('trainer', 0):.1f} | {m['flops_s'] / 1e9:,.0f} | {m['flops_s'] / peak:.0%} | "
-                f"{m['peak'] / 1e9:.2f} GB | {memory:.2f} | {m['padding']:.1%} |"
+                f"| {shape} | {variant} | {m['rows_s']:.2f} | {m['tokens_s']:,.0f} | {ratio.get('ancestor', '–')} | "
+                f"{ratio.get('trainer', '–')} | {m['flops_s'] / 1e9:,.0f} | {m['flops_s'] / peak:.0%} | "
+                f"{m['peak'] / 1e9:.2f} GB | {memory} | {m['padding']:.1%} |"
             )
     return lines
 

@@ -33,6 +33,11 @@ def test_windows_leave_less_padding():
     assert padding(32) < 1.12
 
 
+@pytest.mark.parametrize(("steps", "window"), [(1, 1), (15, 1), (16, 2), (125, 15), (10_000, 32)])
+def test_a_small_file_is_not_sorted_whole(steps: int, window: int):
+    assert batching.window_steps(steps) == window
+
+
 def test_micro_batches_cut_a_step():
     assert batching.micro_batches([5, 4, 3, 2, 1], 2) == [[5, 4], [3, 2], [1]]
 

@@ -145,7 +145,7 @@ def train(
                 plan.rows_per_step,
                 seed=settings["random_state"],
                 epoch=state.epoch,
-                window_steps=batching.WINDOW_STEPS if fast else 1,
+                window_steps=batching.window_steps(plan.steps_per_epoch) if fast else 1,
             )
             for index, rows in enumerate(order):
                 started = time.perf_counter()

@@ -35,7 +35,7 @@ class TestProduct:
             part[:, :5].normal_(generator=generator)
         expected = left.double() @ right.double().t()
         out = torch.empty(M, N)
-        native.products().products_kind(amx and int(torch.cpu._init_amx()))
+        native.kernels().products_kind(amx and int(torch.cpu._init_amx()))
         try:
             _near(linear.product(left, right, out), expected)
             _near(linear.product(left, right.t().contiguous(), out, across=True), expected)

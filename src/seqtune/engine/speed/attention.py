@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from seqtune.engine.speed import native
+from seqtune.engine.speed import linear, native
 from seqtune.engine.speed.dropout import Dice, keep_scale, threshold
 
 NAME = "seqtune"
@@ -44,18 +44,23 @@ class _Attention(torch.autograd.Function):
         of_b, of_q = (mask.stride(0) if mask.shape[0] > 1 else 0, mask.stride(2)) if mask is not None else (0, 0)
         drawn = (seed, stream, threshold(p), keep_scale(p))
         ctx.how = (of_b, of_q, B, H, Q, K, D, int(causal), float(scaling), *drawn)
-        native.call("attention_" + native.suffix(q), q, k, v, out, lse, strides, bias, mask, *ctx.how)
-        ctx.save_for_backward(q, k, v, lse, strides, bias, mask)
+        tiles = q.dtype == torch.bfloat16 and D % linear.PAIRS == 0 and linear.there()
+        name = "attention_tiles" if tiles else "attention_" + native.suffix(q)
+        native.call(name, q, k, v, out, lse, strides, bias, mask, *ctx.how)
+        ctx.save_for_backward(q, k, v, out if tiles else None, lse, strides, bias, mask)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, lse, strides, bias, mask = ctx.saved_tensors
+        q, k, v, out, lse, strides, bias, mask = ctx.saved_tensors
         g = gradients[0].contiguous()
         # dense [B, T, H, D], which is how the projections behind them want their gradients
         gq, gk, gv = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (q, k, v))
-        name = "attention_backward_" + native.suffix(q)
-        native.call(name, g, q, k, v, lse, gq, gk, gv, strides, bias, mask, *ctx.how)
+        into = (lse, gq, gk, gv, strides, bias, mask, *ctx.how)
+        if out is None:
+            native.call("attention_backward_" + native.suffix(q), g, q, k, v, *into)
+        else:
+            native.call("attention_tiles_backward", g, out, q, k, v, *into)
         shaped = (x.transpose(1, 2) for x in (gq, gk, gv))
         return (*shaped, None, None, None, None, None, None, None)
 

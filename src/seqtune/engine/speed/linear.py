@@ -27,13 +27,13 @@ def there() -> bool:
 
     oneDNN's own switch for leaving AMX out is honoured (``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16``).
     """
-    return native.products() is not None and _units() > 0
+    return native.kernels() is not None and _units() > 0
 
 
 @functools.cache
 def _units() -> int:
     """What ``products_kind`` of products.c says; asked once, for it also sets what the products use."""
-    library: Any = native.products()
+    library: Any = native.kernels()
     amx = "AMX" in os.environ.get("ONEDNN_MAX_CPU_ISA", "AMX").upper() and torch.cpu._init_amx()
     return library.products_kind(int(amx))
 
@@ -47,7 +47,7 @@ class PackedWeight:
     def __init__(self, W: Tensor):
         N, K = self.shape = W.shape
         self.values = torch.empty(-(-N // PANEL) * PANEL, K, dtype=torch.bfloat16)
-        native.call("pack_weight", W.detach().bfloat16(), self.values, N, K, library=native.products())
+        native.call("pack_weight", W.detach().bfloat16(), self.values, N, K)
 
     def rows(self, start: int, end: int) -> PackedWeight:
         """Those rows of it, without a copy; the first a multiple of `PANEL`."""
@@ -89,9 +89,7 @@ def product(
         second = (thin[0], thin[0].stride(0), thin[1], thin[1].stride(0), thin[1].shape[1], 0)
     how = 3 if exponentials else 2 if add else int(out.dtype == torch.float32)
     shift, totals = exponentials or (None, None)
-    native.call(
-        "product_b", *first, *second, out, out.stride(0), how, *out.shape, shift, totals, library=native.products()
-    )
+    native.call("product_b", *first, *second, out, out.stride(0), how, *out.shape, shift, totals)
     return out
 
 

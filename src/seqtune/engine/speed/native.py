@@ -39,19 +39,16 @@ WIDE = "-mprefer-vector-width=512"
 _C = ("CC", "cc", "gcc", "clang")
 _FLAGS = ((*FLAGS, WIDE, "-lm"), (*FLAGS, "-lm"))  # the second for compilers and processors that know no such width
 
+#: Where the sources are.
+SOURCES = Path(__file__).with_name("c")
+
 _SUFFIX = {torch.float32: "f", torch.bfloat16: "b"}
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None, with a warning, where they can't be made."""
-    return _loaded("kernels.c", _C, _FLAGS)
-
-
-@functools.cache
-def products() -> ctypes.CDLL | None:
-    """The compiled bf16 products; None, with a warning, where they can't be made."""
-    return _loaded("products.c", _C, _FLAGS) if kernels() is not None else None
+    return _loaded("kernels", ".c", _C, _FLAGS)
 
 
 @functools.cache
@@ -61,16 +58,16 @@ def pool() -> ctypes.CDLL | None:
         return None
     home = Path(torch.__file__).parent
     flags = ("-std=c++20", "-O2", "-fPIC", f"-I{home / 'include'}", f"-L{home / 'lib'}", "-lc10")
-    return _loaded("pool.cpp", ("CXX", "c++", "g++", "clang++"), (flags,))
+    return _loaded("pool", ".cpp", ("CXX", "c++", "g++", "clang++"), (flags,))
 
 
-def call(name: str, *arguments: Tensor | int | float | None, library: ctypes.CDLL | None = None) -> None:
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
     """Call a kernel by its name: tensors go as pointers (and must be contiguous), None as NULL, the thread count last.
 
     Raises:
         RuntimeError: there is no compiled library; ask `kernels` first.
     """
-    function = _functions.get(name) or _prepared(name, arguments, library or kernels())
+    function = _functions.get(name) or _prepared(name, arguments)
     function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
 
 
@@ -88,8 +85,9 @@ def takes(tensor: Tensor) -> bool:
 _functions: dict[str, Any] = {}
 
 
-def _prepared(name: str, arguments: Sequence[Any], library: ctypes.CDLL | None) -> Any:
+def _prepared(name: str, arguments: Sequence[Any]) -> Any:
     """The function of that name, told from its first arguments what it takes: pointers, numbers of 64 bits, floats."""
+    library = kernels()
     if library is None:
         raise RuntimeError("the kernels are not compiled")
     kinds = [_KINDS[type(argument)] for argument in arguments]
@@ -105,25 +103,28 @@ _KINDS: dict[type, Any] = {
 }  # fmt: skip
 
 
-def _loaded(source: str, compilers: Sequence[str], choices: Sequence[Sequence[str]]) -> ctypes.CDLL | None:
-    """The library of a source file: by the compiler that the first name's variable or the other names say."""
+def _loaded(
+    name: str, ending: str, compilers: Sequence[str], choices: Sequence[Sequence[str]]
+) -> ctypes.CDLL | None:
+    """The library made of the sources with that ending, by the compiler that the first name's variable or the others say."""
     names = [*os.environ.get(compilers[0], "").split()[:1], *compilers[1:]]
     compiler = next((path for name in names if (path := shutil.which(name))), None)
     if compiler is None:
         warn(f"no compiler ({', '.join(compilers[1:])}): training is slower than it could be on this machine")
         return None
     try:
-        return ctypes.CDLL(str(_built(Path(__file__).with_name(source), compiler, choices)))
+        return ctypes.CDLL(str(_built(name, ending, compiler, choices)))
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["no message"]
         first = next((line for line in said if "error" in line), said[0])
-        warn(f"{compiler} could not make {source}, training is slower than it could be: {first}")
+        warn(f"{compiler} could not make the {name}, training is slower than it could be: {first}")
         return None
 
 
-def _built(source: Path, compiler: str, choices: Sequence[Sequence[str]]) -> Path:
+def _built(name: str, ending: str, compiler: str, choices: Sequence[Sequence[str]]) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    key = hashlib.sha256(source.read_bytes())
+    sources = sorted(SOURCES.glob("*" + ending))
+    key = hashlib.sha256(b"\0".join(file.read_bytes() for file in [*sorted(SOURCES.glob("*.h")), *sources]))
     for part in (
         version,
         torch.__version__,
@@ -132,19 +133,19 @@ def _built(source: Path, compiler: str, choices: Sequence[Sequence[str]]) -> Pat
         *(f for flags in choices for f in flags),
     ):
         key.update(part.encode() + b"\0")
-    name = f"{source.stem}-{key.hexdigest()[:32]}.so"
+    file = f"{name}-{key.hexdigest()[:32]}.so"
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqtune" / "native"
-        if (cache / name).is_file():
-            return cache / name
+        if (cache / file).is_file():
+            return cache / file
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=cache))
     except (OSError, RuntimeError):  # a home that is read-only or unknown: for this process alone
         cache = folder = Path(tempfile.mkdtemp())
-    place = cache / name
+    place = cache / file
     new = folder / "new.so"
     try:
-        _compile(source, compiler, choices, new)
+        _compile(sources, compiler, choices, new)
         new.replace(place)  # in one step: another process never sees half a library
     finally:
         new.unlink(missing_ok=True)
@@ -153,16 +154,18 @@ def _built(source: Path, compiler: str, choices: Sequence[Sequence[str]]) -> Pat
     return place
 
 
-def _compile(source: Path, compiler: str, choices: Sequence[Sequence[str]], target: Path) -> None:
+def _compile(sources: Sequence[Path], compiler: str, choices: Sequence[Sequence[str]], target: Path) -> None:
     *others, last = choices
     for flags in others:
-        if _run(compiler, source, flags, target).returncode == 0:
+        if _run(compiler, sources, flags, target).returncode == 0:
             return
-    _run(compiler, source, last, target).check_returncode()
+    _run(compiler, sources, last, target).check_returncode()
 
 
-def _run(compiler: str, source: Path, flags: Sequence[str], target: Path) -> subprocess.CompletedProcess[str]:
-    command = [compiler, "-shared", str(source), *flags, "-o", str(target)]
+def _run(
+    compiler: str, sources: Sequence[Path], flags: Sequence[str], target: Path
+) -> subprocess.CompletedProcess[str]:
+    command = [compiler, "-shared", *map(str, sources), *flags, "-o", str(target)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 

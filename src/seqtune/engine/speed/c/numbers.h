@@ -1,0 +1,125 @@
+/* What the kernels share: bf16, the exponential, random numbers, sizes.
+ *
+ * Numbers are float or bfloat16 (as uint16_t); arithmetic is always float. Plain C with GCC's and Clang's vector
+ * extensions, so that one source serves AVX-512, AVX2 and NEON.
+ */
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+static inline float ld_f(const float *p) { return *p; }
+static inline void st_f(float *p, float x) { *p = x; }
+static inline float ld_b(const bf16 *p) {
+    uint32_t u = (uint32_t)*p << 16;
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+static inline void st_b(bf16 *p, float x) { /* to the nearest, ties to even */
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    *p = (bf16)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+/* e^x to 1 in 10^7 for -87 <= x <= 88, clamped outside: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf). */
+static inline float exp_(float x) {
+    x = x < -87.3f ? -87.3f : x;
+    x = x > 88.3f ? 88.3f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+
+/* The largest of n > 0 numbers. (A plain loop is only vectorised under the promise that there are no NaNs.) */
+#define LARGEST(NAME, T, LD)                                                                                           \
+    static inline float NAME(const T *x, ptrdiff_t n) {                                                                \
+        float m[16];                                                                                                   \
+        ptrdiff_t i = 0;                                                                                               \
+        for (int k = 0; k < 16; k++) m[k] = LD(x);                                                                     \
+        for (; i + 16 <= n; i += 16)                                                                                   \
+            for (int k = 0; k < 16; k++) {                                                                             \
+                float v = LD(x + i + k);                                                                               \
+                m[k] = v > m[k] ? v : m[k];                                                                            \
+            }                                                                                                          \
+        float top = m[0];                                                                                              \
+        for (int k = 1; k < 16; k++) top = m[k] > top ? m[k] : top;                                                    \
+        for (; i < n; i++) top = LD(x + i) > top ? LD(x + i) : top;                                                    \
+        return top;                                                                                                    \
+    }
+LARGEST(largest_f, float, ld_f)
+LARGEST(largest_b, bf16, ld_b)
+
+/* ---- random numbers ------------------------------------------------------------------------------------------------
+ * xoshiro128++ (Blackman and Vigna, 2021), 16 streams side by side, 32 decisions of 16 bits a draw. A block of numbers
+ * is found by (seed, stream, block) alone: the backward pass draws the forward pass's numbers again instead of keeping
+ * them, threads need no state, and a resumed run draws what the first one would have drawn. */
+typedef uint32_t lanes __attribute__((vector_size(64)));
+typedef struct {
+    lanes s0, s1, s2, s3;
+} generator;
+
+enum { BLOCK = 1024, PER_DRAW = 32 }; /* elements of a flat tensor that share a generator; decisions of a draw */
+
+static inline uint64_t mix64(uint64_t x) { /* SplitMix64's finalizer */
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+static inline lanes mix32(lanes x) { /* lowbias32 (Wellons) */
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+static inline generator seeded(uint64_t seed, uint64_t stream, uint64_t block) {
+    static const lanes lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    uint64_t key = mix64(mix64(mix64(seed + 0x9e3779b97f4a7c15ull) + stream) + block);
+    uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+    lanes at = lane * 4u + low;
+    generator g;
+    g.s0 = mix32(mix32(at) ^ high);
+    g.s1 = mix32(mix32(at + 1u) ^ high);
+    g.s2 = mix32(mix32(at + 2u) ^ high);
+    g.s3 = mix32(mix32(at + 3u) ^ high) | 1u;
+    return g;
+}
+
+static inline lanes next(generator *g) {
+    lanes sum = g->s0 + g->s3;
+    lanes result = ((sum << 7) | (sum >> 25)) + g->s0;
+    lanes t = g->s1 << 9;
+    g->s2 ^= g->s0;
+    g->s3 ^= g->s1;
+    g->s1 ^= g->s2;
+    g->s0 ^= g->s3;
+    g->s2 ^= t;
+    g->s3 = (g->s3 << 11) | (g->s3 >> 21);
+    return result;
+}
+
+static inline void draw(generator *g, uint16_t *out) {
+    lanes result = next(g);
+    memcpy(out, &result, sizeof result);
+}
+
+static inline void draw_many(generator *g, uint16_t *out, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i += PER_DRAW) draw(g, out + i);
+}
+
+static inline ptrdiff_t padded(ptrdiff_t n, ptrdiff_t to) { return (n + to - 1) / to * to; }

@@ -1,0 +1,124 @@
+/* Products of bf16 matrices of any number of rows: C = A B', or A B, or either plus a thin second product (LoRA's).
+ *
+ * oneDNN's are as fast, but it compiles a kernel for every new number of rows, at 3 to 5 milliseconds and most of a
+ * megabyte each; with batches of questions and answers hardly two passes have the same number. These take any.
+ *
+ * A is [M, K] row by row, B [N, K] (C = A B') or [K, N] (C = A B). The inner part is in tiles.h.
+ *
+ * Not covered: processors without bf16 units; products_kind() says 0 there.
+ */
+#include "tiles.h"
+
+#ifdef BF16_UNITS
+#include <omp.h>
+
+/* Rows of A whose sums wait, in the second-level cache, for the next run of K. */
+enum { WAITING = 512 };
+
+int seqtune_amx = 0;
+
+/* 2 with AMX (if it is allowed and there), 1 with AVX-512 BF16, 0 with neither. */
+int64_t products_kind(int64_t allow_amx) {
+#ifdef __AMX_BF16__
+    seqtune_amx = allow_amx != 0;
+#else
+    (void)allow_amx;
+#endif
+    return seqtune_amx ? 2 : 1;
+}
+
+/* One source of a product. K is rounded up to 32: A must be readable, and zero, that far. */
+typedef struct {
+    const bf16 *A, *B;
+    ptrdiff_t lda, ldb, K;
+    int lies;
+} source;
+
+/* The sums of rows m.. of A over one packed run; the last rows are copied where fewer than 32 are left. */
+static inline void run(const source *s, ptrdiff_t m, ptrdiff_t M, ptrdiff_t k, ptrdiff_t depth, const bf16 *packed,
+                       bf16 *edge, float *sums, int add, finished *before) {
+    const bf16 *A = s->A + m * s->lda + k;
+    if (m + ROWS <= M) {
+        multiply(A, s->lda, packed, depth, sums, add, before);
+        return;
+    }
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        if (m + r < M)
+            memcpy(edge + r * depth, A + r * s->lda, (size_t)depth * 2);
+        else
+            memset(edge + r * depth, 0, (size_t)depth * 2);
+    multiply(edge, depth, packed, depth, sums, add, before);
+}
+
+/* W [N, K], K a multiple of 32, as panels of packed[K / 2][32][2] for 32 columns each, the last filled with zeros. */
+void pack_weight(const bf16 *W, bf16 *packed, ptrdiff_t N, ptrdiff_t K, int64_t threads) {
+#pragma omp parallel for num_threads((int)threads)
+    for (ptrdiff_t n = 0; n < N; n += COLUMNS) pack(packed + n * K, W, K, BY_COLUMNS, n, N, 0, K, K);
+}
+
+/* C[M, N] = A1 B1 (+ A2 B2 where A2 is not NULL). lies: how B lies; ldb of a packed weight is its K. how: what becomes
+ * of the sums; with EXPONENTIALS, shift [M] is subtracted first and totals [M] gets the sum of each row added, which is
+ * the same every time for the same number of threads. */
+void product_b(const bf16 *A1, ptrdiff_t lda1, const bf16 *B1, ptrdiff_t ldb1, ptrdiff_t K1, int64_t lies1,
+               const bf16 *A2, ptrdiff_t lda2, const bf16 *B2, ptrdiff_t ldb2, ptrdiff_t K2, int64_t lies2, void *C,
+               ptrdiff_t ldc, int64_t how, ptrdiff_t M, ptrdiff_t N, const float *shift, float *totals, int64_t threads) {
+    source sources[2] = {{A1, B1, lda1, ldb1, K1, (int)lies1}, {A2, B2, lda2, ldb2, K2, (int)lies2}};
+    int count = A2 ? 2 : 1;
+    ptrdiff_t runs = 0; /* of K, over both sources */
+    for (int i = 0; i < count; i++) runs += (sources[i].K + DEPTH - 1) / DEPTH;
+    ptrdiff_t panels = (N + COLUMNS - 1) / COLUMNS;
+    ptrdiff_t parts = panels >= 2 * threads ? 1 : threads; /* of the rows, where there are few panels or several runs */
+    if (runs > 1 && M > parts * WAITING) parts = (M + WAITING - 1) / WAITING;
+    ptrdiff_t tall = padded((M + parts - 1) / parts, ROWS);
+    float *own = how == EXPONENTIALS ? calloc((size_t)(threads * M * 16), sizeof(float)) : NULL; /* of each thread */
+#pragma omp parallel num_threads((int)threads) if (M * N * K1 > 100000)
+    {
+        bf16 *packed = aligned_alloc(64, DEPTH * COLUMNS * 2), *edge = aligned_alloc(64, ROWS * DEPTH * 2);
+        float *sums = aligned_alloc(64, (size_t)(runs > 1 ? tall : 2 * ROWS) * COLUMNS * 4);
+        tiles_on();
+        float *mine = own ? own + omp_get_thread_num() * M * 16 : NULL;
+        /* Sums that go to a thread's own totals must go to the same thread's every time. */
+        omp_set_schedule(own ? omp_sched_static : omp_sched_dynamic, own ? 0 : 1);
+#pragma omp for schedule(runtime)
+        for (ptrdiff_t task = 0; task < panels * parts; task++) {
+            ptrdiff_t n = task % panels * COLUMNS, first = task / panels * tall;
+            ptrdiff_t last = first + tall < M ? first + tall : M, done = 0;
+            finished before = {.rows = 0};
+            for (int i = 0; i < count; i++) {
+                const source *s = &sources[i];
+                for (ptrdiff_t k = 0; k < s->K; k += DEPTH, done++) {
+                    ptrdiff_t depth = padded(s->K - k < DEPTH ? s->K - k : DEPTH, 32);
+                    const bf16 *panel = packed;
+                    if (s->lies == PACKED)
+                        panel = s->B + n * s->ldb + k * COLUMNS;
+                    else
+                        pack(packed, s->B, s->ldb, s->lies, n, N, k, s->K, depth);
+                    for (ptrdiff_t m = first; m < last; m += ROWS) {
+                        float *at = sums + (runs > 1 ? m - first : m % (2 * ROWS)) * COLUMNS;
+                        run(s, m, M, k, depth, panel, edge, at, done > 0, &before);
+                        if (done == runs - 1)
+                            before = (finished){at, C, ldc, (int)how, m, n, N, 0, last - m < ROWS ? last - m : ROWS,
+                                                shift, mine};
+                    }
+                }
+            }
+            finish(&before, ROWS);
+        }
+        tiles_off();
+        free(packed);
+        free(edge);
+        free(sums);
+    }
+    if (own) {
+        for (ptrdiff_t m = 0; m < M; m++)
+            for (ptrdiff_t t = 0; t < threads; t++)
+                totals[m] += _mm512_reduce_add_ps(_mm512_loadu_ps(own + (t * M + m) * 16));
+        free(own);
+    }
+}
+#else
+int64_t products_kind(int64_t allow_amx) {
+    (void)allow_amx;
+    return 0;
+}
+#endif

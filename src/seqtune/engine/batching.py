@@ -19,7 +19,7 @@ IGNORED = -100
 WINDOW_STEPS = 32
 
 #: Target positions of a pass of the fast engine on a CPU: more are hardly faster, and take more memory.
-TOKENS_PER_PASS = 1536
+TOKENS_PER_PASS = 2048
 
 
 def epoch_order(

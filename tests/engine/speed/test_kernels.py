@@ -238,10 +238,7 @@ def test_a_broken_compiler_is_said_and_survived(tmp_path: Path):
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\nif [ \"$1\" = --version ]; then echo 1; exit 0; fi\necho 'error: no' >&2; exit 1\n")
     compiler.chmod(0o755)
-    code = (
-        "from seqtune import progress\nfrom seqtune.engine.speed import native\n"
-        "assert native.kernels() is None\n"
-    )
+    code = "from seqtune import progress\nfrom seqtune.engine.speed import native\nassert native.kernels() is None\n"
     environment = {"CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -63,18 +63,16 @@ def product(
     out: Tensor,
     *,
     across: bool = False,
-    thin: tuple[Tensor, Tensor] | None = None,
     add: bool = False,
     exponentials: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``out = left rightᵀ``, or ``left right`` with ``across``; plus ``thin[0] thin[1]ᵀ`` where given.
+    """``out = left rightᵀ``, or ``left right`` with ``across``.
 
     Args:
         left: bf16 [M, K], rows dense; readable and zero up to the next multiple of `PAIRS` beyond K.
         right: bf16 [N, K], or [K, N] with ``across``; rows dense.
         out: bf16 or fp32 [M, N], rows dense.
         across: which way ``right`` is taken.
-        thin: a second pair [M, k] and [N, k], k a multiple of `PAIRS`.
         add: to what ``out`` (fp32) holds.
         exponentials: (shift, totals), fp32 [M]: ``out`` (bf16) becomes e^(product - shift), and the sum of each of its
             rows is added to totals.
@@ -84,12 +82,9 @@ def product(
         first = (left, left.stride(0), right.values, right.shape[1], depth, 3 if across else 2)
     else:
         first = (left, left.stride(0), right, right.stride(0), depth, int(across))
-    second: tuple[Any, ...] = (None, 0, None, 0, 0, 0)
-    if thin is not None:
-        second = (thin[0], thin[0].stride(0), thin[1], thin[1].stride(0), thin[1].shape[1], 0)
     how = 3 if exponentials else 2 if add else int(out.dtype == torch.float32)
     shift, totals = exponentials or (None, None)
-    native.call("product_b", *first, *second, out, out.stride(0), how, *out.shape, shift, totals)
+    native.call("product_b", *first, out, out.stride(0), how, *out.shape, shift, totals)
     return out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seqtune.engine.speed import native
 from seqtune.engine.speed.dropout import Dice, keep_scale, threshold
-from seqtune.engine.speed.linear import PAIRS, PackedWeight, product
+from seqtune.engine.speed.linear import PAIRS, PackedWeight
 from seqtune.engine.speed.patching import replaced_forward
 
 
@@ -51,49 +51,28 @@ class _LoraLinear(torch.autograd.Function):
 
 
 class _LoraLinearAnyRows(torch.autograd.Function):
-    """The same by `linear.product`: the update is part of the product, and no kernel is compiled for the shape.
-
-    What has r columns is kept with zeros behind them, R in all, as `linear.product` wants it.
-    """
+    """The same with a packed weight, x in bf16: one call each way (``lora.c``). h has zeros behind its r columns."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, W: PackedWeight, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float, p: float,
         seed: int, stream: int,
     ) -> Tensor:  # fmt: skip
-        ctx.drawn = (seed, stream, threshold(p), keep_scale(p)) if p else None
-        r, R = len(A), -(-len(A) // PAIRS) * PAIRS
-        A_low, B_low = A.to(x.dtype), x.new_zeros(len(B), R)
-        B_low[:, :r] = B * scaling
-        h = x.new_zeros(len(x), R)
-        product(_dropped(x, ctx.drawn), A_low, h[:, :r])
-        y = product(x, W, x.new_empty(len(x), W.shape[0]), thin=(h, B_low))
-        ctx.save_for_backward(x, A_low, B_low, h)
-        ctx.W, ctx.scaling = W, scaling
+        x = x.contiguous()
+        (N, I), O, r = x.shape, len(B), len(A)  # noqa: E741
+        ctx.W, ctx.how = W, (N, I, O, r, scaling, seed, stream, threshold(p), keep_scale(p))
+        h, y = x.new_empty(N, -(-r // PAIRS) * PAIRS), x.new_empty(N, O)
+        native.call("lora_forward", x, W.values, A, B, h, y, *ctx.how)
+        ctx.save_for_backward(x, A, B, h)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, A_low, B_low, h = ctx.saved_tensors
-        g = gradients[0].contiguous()
-        r = len(A_low)
-        gh = torch.zeros_like(h)
-        product(g, B_low[:, :r], gh[:, :r], across=True)
-        gB = product(_lying(h, r), g, g.new_empty(r, g.shape[1], dtype=torch.float32), across=True)
-        xd = _dropped(x, ctx.drawn)
-        gA = product(_lying(gh, r), xd, g.new_empty(r, x.shape[1], dtype=torch.float32), across=True)
-        gx = None
-        if ctx.needs_input_grad[0]:
-            base = product(g, ctx.W, torch.empty_like(x), across=True)
-            gx = _input_gradient(base, product(gh, A_low, torch.empty_like(x), across=True), ctx.drawn)
-        return gx, None, None, gA, gB.t() * ctx.scaling, None, None, None, None
-
-
-def _lying(tall: Tensor, r: int) -> Tensor:
-    """The first r columns as rows, with zeros behind them up to a multiple of `PAIRS`."""
-    lying = tall.new_zeros(r, -(-len(tall) // PAIRS) * PAIRS)
-    lying[:, : len(tall)] = tall[:, :r].t()
-    return lying
+        x, A, B, h = ctx.saved_tensors
+        g, gh, gA, gB = gradients[0].contiguous(), torch.empty_like(h), torch.empty_like(A), torch.empty_like(B)
+        gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        native.call("lora_backward", g, x, ctx.W.values, A, B, h, gh, gx, gA, gB, *ctx.how)
+        return gx, None, None, gA, gB, None, None, None, None
 
 
 def _input_gradient(base: Tensor, update: Tensor, drawn: tuple[int, int, int, float] | None) -> Tensor:
@@ -129,8 +108,8 @@ def lora_linear(
         x: fp32 or bf16 [..., I].
         W: of the dtype of x, [O, I]; packed where x is bf16.
         bias: of the dtype of x, [O], or None.
-        A: fp32 [r, I].
-        B: fp32 [O, r].
+        A: fp32 [r, I], dense.
+        B: fp32 [O, r], dense.
         scaling: alpha / r, or alpha / sqrt(r).
         p: dropout on the input of the update; 0 leaves it out.
         dice: gives the dropout's random numbers.

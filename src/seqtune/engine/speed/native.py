@@ -103,9 +103,7 @@ _KINDS: dict[type, Any] = {
 }  # fmt: skip
 
 
-def _loaded(
-    name: str, ending: str, compilers: Sequence[str], choices: Sequence[Sequence[str]]
-) -> ctypes.CDLL | None:
+def _loaded(name: str, ending: str, compilers: Sequence[str], choices: Sequence[Sequence[str]]) -> ctypes.CDLL | None:
     """The library made of the sources with that ending, by the compiler that the first name's variable or the others say."""
     names = [*os.environ.get(compilers[0], "").split()[:1], *compilers[1:]]
     compiler = next((path for name in names if (path := shutil.which(name))), None)

@@ -24,18 +24,19 @@ class _RMSNorm(torch.autograd.Function):
         width = x.shape[-1]
         rstd = torch.empty(x.numel() // width, dtype=torch.float32)
         native.call("rms_norm_" + native.suffix(x, y), x, weight, y, rstd, rstd.numel(), width, eps)
-        ctx.save_for_backward(x, weight, rstd)
+        ctx.save_for_backward(y, weight, rstd)
+        ctx.dtype = x.dtype
         return y, x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, rstd = ctx.saved_tensors
+        y, weight, rstd = ctx.saved_tensors
         g, past = (None if gradient is None else gradient.contiguous() for gradient in gradients)
         if g is None:
             return past, None, None, None
-        gx = torch.empty_like(x)
-        name = "rms_norm_backward_" + native.suffix(x, g)
-        native.call(name, g, x, weight, rstd, past, gx, rstd.numel(), x.shape[-1])
+        gx = torch.empty_like(g, dtype=ctx.dtype)
+        name = "rms_norm_backward_" + native.suffix(gx, g)
+        native.call(name, g, y, weight, rstd, past, gx, rstd.numel(), g.shape[-1])
         return gx, None, None, None
 
 
@@ -44,7 +45,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype) -> T
 
     Args:
         x: fp32 or bf16 [..., D].
-        weight: fp32 [D].
+        weight: fp32 [D], nowhere 0.
         eps: added to the mean square.
         out_dtype: fp32 or bf16; bf16 where x is bf16.
     """
@@ -90,4 +91,5 @@ def is_rms_norm(module: nn.Module) -> bool:
         and isinstance(weight, Tensor)
         and weight.dtype == torch.float32
         and not weight.requires_grad
+        and bool((weight != 0).all())  # the backward pass divides by it
     )

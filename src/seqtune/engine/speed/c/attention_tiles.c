@@ -14,7 +14,6 @@
 #ifdef BF16_UNITS
 #include <omp.h>
 
-enum { EDGE = 32, BLOCKED = EDGE * EDGE };
 static const float NOT_COUNTED = -1e30f;
 
 /* Which of the keys j.. of 32 query i of row b counts. */
@@ -36,55 +35,11 @@ static inline __m512 score(const attending *a, const float *s, const float *bias
     return bias ? _mm512_add_ps(x, _mm512_maskz_loadu_ps(those, bias)) : x;
 }
 
-/* The next 32 decisions to keep. */
-static inline uint32_t kept(generator *g, __m512i threshold) {
-    return _mm512_cmpge_epu16_mask((__m512i)next(g), threshold);
-}
-
-static inline generator of_block(const attending *a, ptrdiff_t bh, ptrdiff_t i, ptrdiff_t j) {
-    uint64_t of_queries = (uint64_t)(bh * (a->Q / EDGE + 1) + i / EDGE);
-    return seeded(a->seed, a->stream, of_queries * (uint64_t)(a->K / EDGE + 1) + (uint64_t)(j / EDGE));
-}
-
 /* Keys from the first on that any of the 32 queries i.. counts, as whole blocks. */
 static inline ptrdiff_t keys_of(const attending *a, ptrdiff_t i) {
     ptrdiff_t n = a->causal && i + EDGE + a->K - a->Q < a->K ? i + EDGE + a->K - a->Q : a->K;
     return padded(n > 0 ? n : 0, EDGE);
 }
-
-/* Rows i.. of 32 of a matrix [Q, D]: in place, or copied with zeros behind the last. */
-static inline const bf16 *block(const bf16 *from, ptrdiff_t *stride, ptrdiff_t i, ptrdiff_t Q, ptrdiff_t D, bf16 *edge) {
-    from += i * *stride;
-    if (i + EDGE <= Q) return from;
-    for (ptrdiff_t r = 0; r < EDGE; r++)
-        if (i + r < Q)
-            memcpy(edge + r * D, from + r * *stride, (size_t)D * 2);
-        else
-            memset(edge + r * D, 0, (size_t)D * 2);
-    *stride = D;
-    return edge;
-}
-
-/* A matrix [n, width] in panels of 32 columns or, BY_COLUMNS, its transpose; the inner axis filled up to `depth`. */
-static inline void packed_all(bf16 *to, const bf16 *from, ptrdiff_t stride, int lies, ptrdiff_t N, ptrdiff_t inner,
-                              ptrdiff_t depth) {
-    for (ptrdiff_t n = 0; n < N; n += COLUMNS) pack(to + n * depth, from, stride, lies, n, N, 0, inner, depth);
-}
-
-/* to[D, Qp] = from[Q, D]', zeros behind the last. */
-static inline void transposed(bf16 *to, const bf16 *from, ptrdiff_t stride, ptrdiff_t Q, ptrdiff_t Qp, ptrdiff_t D) {
-    bf16 pairs[EDGE * EDGE] __attribute__((aligned(64)));
-    for (ptrdiff_t i = 0; i < Qp; i += EDGE)
-        for (ptrdiff_t d = 0; d < D; d += EDGE) {
-            pack(pairs, from, stride, BY_ROWS, d, D, i, Q, EDGE);
-            const bf16 *rows[16];
-            for (int r = 0; r < 16; r++) rows[r] = pairs + r * 64;
-            transpose_pairs(rows, 0, to + d * Qp + i, Qp);
-            transpose_pairs(rows, 32, to + (d + 16) * Qp + i, Qp);
-        }
-}
-
-static inline __m512i to_bf16(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* Sums of [32 of D, 32 keys], transposed, as columns d.. of n rows of bf16. */
 static inline void scatter_transposed(bf16 *to, ptrdiff_t stride, const float *sums, ptrdiff_t n) {
@@ -99,12 +54,6 @@ static inline void scatter_transposed(bf16 *to, ptrdiff_t stride, const float *s
     transpose_pairs(rows, 0, whole, EDGE);
     transpose_pairs(rows, 32, whole + 16 * EDGE, EDGE);
     for (ptrdiff_t r = 0; r < n; r++) _mm512_storeu_si512(to + r * stride, _mm512_loadu_si512(whole + r * EDGE));
-}
-
-static void *taken(char **from, ptrdiff_t bytes) {
-    void *part = *from;
-    *from += padded(bytes, 64);
-    return part;
 }
 
 void attention_tiles(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, const ptrdiff_t *strides,
@@ -154,7 +103,7 @@ void attention_tiles(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, flo
                 for (ptrdiff_t r = 0; r < n; r++)
                     _mm512_store_ps(top + r * 16, _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_load_ps(top + r * 16))));
                 for (ptrdiff_t j = 0; j < wide; j += EDGE) {
-                    generator g = of_block(&a, bh, i, j);
+                    generator g = of_block(seed, stream, bh * padded(Q, EDGE) + i, j, K);
                     for (ptrdiff_t r = 0; r < n; r++) {
                         const float *x = s + j * EDGE + r * 32;
                         __m512 t = _mm512_load_ps(top + r * 16), e[2];
@@ -238,7 +187,7 @@ void attention_tiles_backward(const bf16 *dout, const bf16 *out, const bf16 *q, 
                     const bf16 *gradients = block(gh, &g_stride, i, Q, D, g_edge);
                     multiply(queries, q_stride, keys + j * D, D, s, 0, &nothing);
                     multiply(gradients, g_stride, values + j * D, D, dp, 0, &nothing);
-                    generator g = of_block(&a, bh, i, j);
+                    generator g = of_block(seed, stream, bh * padded(Q, EDGE) + i, j, K);
                     for (ptrdiff_t r = 0; r < EDGE; r += 2) {
                         __m512i p_low[2], ds_low[2];
                         for (ptrdiff_t of = 0; of < 2; of++) {

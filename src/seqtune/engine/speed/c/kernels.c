@@ -59,8 +59,8 @@ DROPOUT_ADD(dropout_add_bb, bf16, ld_b, st_b, bf16, ld_b)
 
 /* ---- root mean square norm (Zhang and Sennrich, 2019) ---------------------------------------------------------------
  * y = weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps); rstd is kept for the backward pass
- * dx = rstd * (weight * dy) - x * rstd^3 * mean(weight * dy * x) + passed, the gradient that reaches x past the norm
- * (or NULL). The weight is frozen: it has no gradient. */
+ * dx = rstd * (weight * dy - y / weight * mean(dy * y)) + passed, the gradient that reaches x past the norm (or NULL):
+ * y is kept anyway where a layer behind the norm is adapted, x by nobody. The weight is frozen, and nowhere 0. */
 #define RMS(NAME, TX, LX, SX, TY, LY, SY)                                                                              \
     void rms_norm_##NAME(const TX *restrict x, const float *restrict weight, TY *restrict y, float *restrict rstd, ptrdiff_t rows, ptrdiff_t width,        \
                          float eps, int64_t threads) {                                                                     \
@@ -78,22 +78,25 @@ DROPOUT_ADD(dropout_add_bb, bf16, ld_b, st_b, bf16, ld_b)
             for (ptrdiff_t i = 0; i < width; i++) SY(yr + i, weight[i] * (LX(xr + i) * s));                            \
         }                                                                                                              \
     }                                                                                                                  \
-    void rms_norm_backward_##NAME(const TY *restrict dy, const TX *restrict x, const float *restrict weight, const float *restrict rstd, const TX *passed, TX *restrict dx,           \
+    void rms_norm_backward_##NAME(const TY *restrict dy, const TY *restrict y, const float *restrict weight, const float *restrict rstd, const TX *passed, TX *restrict dx,           \
                                   ptrdiff_t rows, ptrdiff_t width, int64_t threads) {                                      \
+        float *inverse = malloc((size_t)width * sizeof(float));                                                        \
+        for (ptrdiff_t i = 0; i < width; i++) inverse[i] = 1.0f / weight[i];                                           \
         _Pragma("omp parallel for num_threads((int)threads) if (rows * width > 16384)") for (ptrdiff_t r = 0; r < rows;     \
                                                                                         r++) {                         \
-            const TX *xr = x + r * width;                                                                              \
-            const TY *gr = dy + r * width;                                                                             \
+            const TY *yr = y + r * width, *gr = dy + r * width;                                                        \
             TX *or = dx + r * width;                                                                                   \
             float dot = 0, s = rstd[r];                                                                                \
-            for (ptrdiff_t i = 0; i < width; i++) dot += weight[i] * LY(gr + i) * LX(xr + i);                          \
-            float c = dot * s * s * s / (float)width;                                                                  \
+            for (ptrdiff_t i = 0; i < width; i++) dot += LY(gr + i) * LY(yr + i);                                      \
+            float c = dot * s / (float)width;                                                                          \
             if (passed)                                                                                                \
                 for (ptrdiff_t i = 0; i < width; i++)                                                                  \
-                    SX(or + i, s * weight[i] * LY(gr + i) - c * LX(xr + i) + LX(passed + r * width + i));              \
+                    SX(or + i, s * weight[i] * LY(gr + i) - c * LY(yr + i) * inverse[i] + LX(passed + r * width + i)); \
             else                                                                                                       \
-                for (ptrdiff_t i = 0; i < width; i++) SX(or + i, s * weight[i] * LY(gr + i) - c * LX(xr + i));         \
+                for (ptrdiff_t i = 0; i < width; i++)                                                                  \
+                    SX(or + i, s * weight[i] * LY(gr + i) - c * LY(yr + i) * inverse[i]);                              \
         }                                                                                                              \
+        free(inverse);                                                                                                 \
     }
 RMS(ff, float, ld_f, st_f, float, ld_f, st_f)
 RMS(fb, float, ld_f, st_f, bf16, ld_b, st_b)

@@ -27,13 +27,6 @@ int64_t products_kind(int64_t allow_amx) {
     return seqtune_amx ? 2 : 1;
 }
 
-/* One source of a product. K is rounded up to 32: A must be readable, and zero, that far. */
-typedef struct {
-    const bf16 *A, *B;
-    ptrdiff_t lda, ldb, K;
-    int lies;
-} source;
-
 /* The sums of rows m.. of A over one packed run; the last rows are copied where fewer than 32 are left. */
 static inline void run(const source *s, ptrdiff_t m, ptrdiff_t M, ptrdiff_t k, ptrdiff_t depth, const bf16 *packed,
                        bf16 *edge, float *sums, int add, finished *before) {
@@ -56,65 +49,73 @@ void pack_weight(const bf16 *W, bf16 *packed, ptrdiff_t N, ptrdiff_t K, int64_t 
     for (ptrdiff_t n = 0; n < N; n += COLUMNS) pack(packed + n * K, W, K, BY_COLUMNS, n, N, 0, K, K);
 }
 
-/* C[M, N] = A1 B1 (+ A2 B2 where A2 is not NULL). lies: how B lies; ldb of a packed weight is its K. how: what becomes
- * of the sums; with EXPONENTIALS, shift [M] is subtracted first and totals [M] gets the sum of each row added, which is
- * the same every time for the same number of threads. */
-void product_b(const bf16 *A1, ptrdiff_t lda1, const bf16 *B1, ptrdiff_t ldb1, ptrdiff_t K1, int64_t lies1,
-               const bf16 *A2, ptrdiff_t lda2, const bf16 *B2, ptrdiff_t ldb2, ptrdiff_t K2, int64_t lies2, void *C,
-               ptrdiff_t ldc, int64_t how, ptrdiff_t M, ptrdiff_t N, const float *shift, float *totals, int64_t threads) {
-    source sources[2] = {{A1, B1, lda1, ldb1, K1, (int)lies1}, {A2, B2, lda2, ldb2, K2, (int)lies2}};
-    int count = A2 ? 2 : 1;
-    ptrdiff_t runs = 0; /* of K, over both sources */
-    for (int i = 0; i < count; i++) runs += (sources[i].K + DEPTH - 1) / DEPTH;
-    ptrdiff_t panels = (N + COLUMNS - 1) / COLUMNS;
+void seqtune_product(const wanted *w, int64_t threads) {
+    const source *s = &w->main, *thin = w->thin;
+    ptrdiff_t M = w->M, N = w->N, runs = (s->K + DEPTH - 1) / DEPTH, panels = (N + COLUMNS - 1) / COLUMNS;
     ptrdiff_t parts = panels >= 2 * threads ? 1 : threads; /* of the rows, where there are few panels or several runs */
     if (runs > 1 && M > parts * WAITING) parts = (M + WAITING - 1) / WAITING;
-    ptrdiff_t tall = padded((M + parts - 1) / parts, ROWS);
-    float *own = how == EXPONENTIALS ? calloc((size_t)(threads * M * 16), sizeof(float)) : NULL; /* of each thread */
-#pragma omp parallel num_threads((int)threads) if (M * N * K1 > 100000)
+    ptrdiff_t tall = padded((M + parts - 1) / parts, ROWS), R = thin ? padded(thin->K, 32) : 0;
+    float *own = w->how == EXPONENTIALS ? calloc((size_t)(threads * M * 16), sizeof(float)) : NULL; /* of each thread */
+#pragma omp parallel num_threads((int)threads) if (M * N * s->K > 100000)
     {
-        bf16 *packed = aligned_alloc(64, DEPTH * COLUMNS * 2), *edge = aligned_alloc(64, ROWS * DEPTH * 2);
-        float *sums = aligned_alloc(64, (size_t)(runs > 1 ? tall : 2 * ROWS) * COLUMNS * 4);
-        tiles_on();
+        ptrdiff_t waiting = runs > 1 ? tall : 2 * ROWS, deep = R > DEPTH ? R : DEPTH;
+        ptrdiff_t bytes = (DEPTH * COLUMNS + R * COLUMNS + ROWS * deep) * 2 + (waiting + 2 * ROWS) * COLUMNS * 4;
+        char *room = aligned_alloc(64, (size_t)padded(bytes + 512, 64)), *from = room;
+        bf16 *packed = taken(&from, DEPTH * COLUMNS * 2), *thin_packed = taken(&from, R * COLUMNS * 2);
+        bf16 *edge = taken(&from, ROWS * deep * 2);
+        float *sums = taken(&from, waiting * COLUMNS * 4), *updates = taken(&from, 2 * ROWS * COLUMNS * 4);
         float *mine = own ? own + omp_get_thread_num() * M * 16 : NULL;
+        tiles_on();
         /* Sums that go to a thread's own totals must go to the same thread's every time. */
         omp_set_schedule(own ? omp_sched_static : omp_sched_dynamic, own ? 0 : 1);
 #pragma omp for schedule(runtime)
         for (ptrdiff_t task = 0; task < panels * parts; task++) {
             ptrdiff_t n = task % panels * COLUMNS, first = task / panels * tall;
-            ptrdiff_t last = first + tall < M ? first + tall : M, done = 0;
+            ptrdiff_t last = first + tall < M ? first + tall : M;
             finished before = {.rows = 0};
-            for (int i = 0; i < count; i++) {
-                const source *s = &sources[i];
-                for (ptrdiff_t k = 0; k < s->K; k += DEPTH, done++) {
-                    ptrdiff_t depth = padded(s->K - k < DEPTH ? s->K - k : DEPTH, 32);
-                    const bf16 *panel = packed;
-                    if (s->lies == PACKED)
-                        panel = s->B + n * s->ldb + k * COLUMNS;
-                    else
-                        pack(packed, s->B, s->ldb, s->lies, n, N, k, s->K, depth);
-                    for (ptrdiff_t m = first; m < last; m += ROWS) {
-                        float *at = sums + (runs > 1 ? m - first : m % (2 * ROWS)) * COLUMNS;
-                        run(s, m, M, k, depth, panel, edge, at, done > 0, &before);
-                        if (done == runs - 1)
-                            before = (finished){at, C, ldc, (int)how, m, n, N, 0, last - m < ROWS ? last - m : ROWS,
-                                                shift, mine};
+            if (thin) pack(thin_packed, thin->B, thin->ldb, thin->lies, n, N, 0, thin->K, R);
+            for (ptrdiff_t k = 0; k < s->K; k += DEPTH) {
+                ptrdiff_t depth = padded(s->K - k < DEPTH ? s->K - k : DEPTH, 32);
+                const bf16 *panel = packed;
+                if (s->lies == PACKED)
+                    panel = s->B + n * s->ldb + k * COLUMNS;
+                else
+                    pack(packed, s->B, s->ldb, s->lies, n, N, k, s->K, depth);
+                for (ptrdiff_t m = first; m < last; m += ROWS) {
+                    float *at = sums + (runs > 1 ? m - first : m % (2 * ROWS)) * COLUMNS, *update = NULL;
+                    run(s, m, M, k, depth, panel, edge, at, k > 0, &before);
+                    if (k + DEPTH < s->K) continue;
+                    if (thin) {
+                        if (w->threshold) update = updates + m % (2 * ROWS) * COLUMNS;
+                        run(thin, m, M, 0, R, thin_packed, edge, update ? update : at, !update, &before);
                     }
+                    before = (finished){.sums = at, .C = w->C, .ldc = w->ldc, .how = w->how, .m = m, .n = n, .N = N,
+                                        .rows = last - m < ROWS ? last - m : ROWS, .shift = w->shift, .totals = mine,
+                                        .update = update, .threshold = w->threshold};
+                    if (update) before.random = of_block(w->seed, w->stream, m, n, N);
                 }
             }
             finish(&before, ROWS);
         }
         tiles_off();
-        free(packed);
-        free(edge);
-        free(sums);
+        free(room);
     }
     if (own) {
         for (ptrdiff_t m = 0; m < M; m++)
             for (ptrdiff_t t = 0; t < threads; t++)
-                totals[m] += _mm512_reduce_add_ps(_mm512_loadu_ps(own + (t * M + m) * 16));
+                w->totals[m] += _mm512_reduce_add_ps(_mm512_loadu_ps(own + (t * M + m) * 16));
         free(own);
     }
+}
+
+/* C[M, N] = A B. lies: how B lies; ldb of a packed weight is its K. how: what becomes of the sums; with EXPONENTIALS,
+ * shift [M] is subtracted first and totals [M] gets the sum of each row added, which is the same every time for the same
+ * number of threads. */
+void product_b(const bf16 *A, ptrdiff_t lda, const bf16 *B, ptrdiff_t ldb, ptrdiff_t K, int64_t lies, void *C,
+               ptrdiff_t ldc, int64_t how, ptrdiff_t M, ptrdiff_t N, const float *shift, float *totals, int64_t threads) {
+    wanted w = {.main = {A, B, lda, ldb, K, (int)lies}, .C = C, .ldc = ldc, .M = M, .N = N, .how = (int)how,
+                .shift = shift, .totals = totals};
+    seqtune_product(&w, threads);
 }
 #else
 int64_t products_kind(int64_t allow_amx) {

@@ -142,6 +142,11 @@ static void pack(bf16 *packed, const bf16 *B, ptrdiff_t ldb, int lies, ptrdiff_t
     }
 }
 
+/* The next 32 decisions to keep. */
+static inline uint32_t kept(generator *g, __m512i threshold) {
+    return _mm512_cmpge_epu16_mask((__m512i)next(g), threshold);
+}
+
 /* Sums[rows, 32] that go to columns n.. of C, from row m on; `done` of the rows are there. Written while the tiles of
  * the next product are at work: the two use different units. */
 typedef struct {
@@ -152,6 +157,9 @@ typedef struct {
     ptrdiff_t m, n, N, done, rows;
     const float *shift; /* EXPONENTIALS: subtracted first, by row */
     float *totals;      /* EXPONENTIALS: [M, 16], what each row came to */
+    const float *update; /* sums to be added where the numbers drawn say so, or NULL */
+    generator random;
+    int64_t threshold;
 } finished;
 
 /* What becomes of the sums: C as bf16, as float, added to C, or their exponentials as bf16. */
@@ -180,6 +188,11 @@ static inline void finish(finished *f, ptrdiff_t most) {
     for (; f->done < end; f->done++) {
         ptrdiff_t r = f->done;
         __m512 a = _mm512_loadu_ps(f->sums + r * 32), b = _mm512_loadu_ps(f->sums + r * 32 + 16);
+        if (f->update) {
+            uint32_t keep = kept(&f->random, _mm512_set1_epi16((short)f->threshold));
+            a = _mm512_mask_add_ps(a, (__mmask16)keep, a, _mm512_loadu_ps(f->update + r * 32));
+            b = _mm512_mask_add_ps(b, (__mmask16)(keep >> 16), b, _mm512_loadu_ps(f->update + r * 32 + 16));
+        }
         if (f->how == EXPONENTIALS) {
             __m512 shift = _mm512_set1_ps(f->shift[f->m + r]);
             a = _mm512_maskz_mov_ps((__mmask16)there, exponential(_mm512_sub_ps(a, shift)));
@@ -270,4 +283,77 @@ static inline void multiply(const bf16 *A, ptrdiff_t lda, const bf16 *packed, pt
     finish(before, ROWS);
     multiply_dots(A, lda, packed, depth, sums, add);
 }
+/* ---- what is built of these: blocks of 32 rows by 32 columns ------------------------------------------------------ */
+enum { EDGE = 32, BLOCKED = EDGE * EDGE };
+
+static inline __m512i to_bf16(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+static inline __m512 from_bf16(__m256i x) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
+
+/* Rows i.. of 32 of a matrix [N, D]: in place, or copied with zeros behind the last. */
+static inline const bf16 *block(const bf16 *from, ptrdiff_t *stride, ptrdiff_t i, ptrdiff_t N, ptrdiff_t D, bf16 *edge) {
+    from += i * *stride;
+    if (i + EDGE <= N) return from;
+    for (ptrdiff_t r = 0; r < EDGE; r++)
+        if (i + r < N)
+            memcpy(edge + r * D, from + r * *stride, (size_t)D * 2);
+        else
+            memset(edge + r * D, 0, (size_t)D * 2);
+    *stride = D;
+    return edge;
+}
+
+/* A matrix [n, width] in panels of 32 columns or, BY_COLUMNS, its transpose; the inner axis filled up to `depth`. */
+static inline void packed_all(bf16 *to, const bf16 *from, ptrdiff_t stride, int lies, ptrdiff_t N, ptrdiff_t inner,
+                              ptrdiff_t depth) {
+    for (ptrdiff_t n = 0; n < N; n += COLUMNS) pack(to + n * depth, from, stride, lies, n, N, 0, inner, depth);
+}
+
+/* to[D, Qp] = from[Q, D]', zeros behind the last. */
+static inline void transposed(bf16 *to, const bf16 *from, ptrdiff_t stride, ptrdiff_t Q, ptrdiff_t Qp, ptrdiff_t D) {
+    bf16 pairs[EDGE * EDGE] __attribute__((aligned(64)));
+    for (ptrdiff_t i = 0; i < Qp; i += EDGE)
+        for (ptrdiff_t d = 0; d < D; d += EDGE) {
+            pack(pairs, from, stride, BY_ROWS, d, D, i, Q, EDGE);
+            const bf16 *rows[16];
+            for (int r = 0; r < 16; r++) rows[r] = pairs + r * 64;
+            transpose_pairs(rows, 0, to + d * Qp + i, Qp);
+            transpose_pairs(rows, 32, to + (d + 16) * Qp + i, Qp);
+        }
+}
+
+/* The next part of some room, at a multiple of 64 bytes. */
+static inline void *taken(char **from, ptrdiff_t bytes) {
+    void *part = *from;
+    *from += padded(bytes, 64);
+    return part;
+}
+
+/* One factor pair of a product. K is rounded up to 32: A must be readable, and zero, that far. */
+typedef struct {
+    const bf16 *A, *B;
+    ptrdiff_t lda, ldb, K;
+    int lies;
+} source;
+
+/* products.c: C = A B of `main`, plus A B of `thin` where it is not NULL; of that only what the dropout numbers of
+ * (seed, stream) keep, 32 x 32 block after block, where `threshold` is not 0. */
+typedef struct {
+    source main;
+    const source *thin;
+    uint64_t seed, stream;
+    int64_t threshold;
+    void *C;
+    ptrdiff_t ldc, M, N;
+    int how;
+    const float *shift;
+    float *totals;
+} wanted;
+void seqtune_product(const wanted *w, int64_t threads);
+
+/* The generator of a block of 32 rows by 32 columns, of N columns. */
+static inline generator of_block(uint64_t seed, uint64_t stream, ptrdiff_t m, ptrdiff_t n, ptrdiff_t N) {
+    return seeded(seed, stream, (uint64_t)(m / EDGE * ((N + EDGE - 1) / EDGE) + n / EDGE));
+}
+
 #endif

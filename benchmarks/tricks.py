@@ -38,7 +38,7 @@ def main() -> None:
     settings = {**DEFAULT.model_dump(), "lora_dropout": 0.2}
     model = adapters.attach(base, adapters.lora_config(base, "x", settings), "x").train()
     rows = shapes.rows(arguments.data, *arguments.keys, 400, base.config.vocab_size)
-    sizes = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+    sizes = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
     order = batching.epoch_order(sizes, 8, seed=0, epoch=0)[: arguments.steps]
 
     def step(chosen: list[int], paths: speed.FastPaths) -> None:

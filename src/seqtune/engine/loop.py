@@ -110,7 +110,7 @@ def train(
         f"{plan.warmup_steps} of them warm-up; validation loss every {plan.eval_steps} "
         f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
     )
-    lengths = [len(row["input_ids"]) + len(row["labels"]) for row in train_rows]
+    lengths = [(len(row["labels"]), len(row["input_ids"])) for row in train_rows]
     on_cpu = fast and device.type == "cpu"
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a second run in this process may differ in precision
@@ -128,6 +128,7 @@ def train(
         """Validation loss of the adapter as it is; kept if it is the best so far."""
         batch_size = settings["per_device_eval_batch_size"]
         validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward)
+        prepared.train()
         state.log[-1]["validation_loss"] = validation_loss
         if validation_loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_without_gain = validation_loss, state.step, 0
@@ -155,7 +156,6 @@ def train(
                 batches = [batching.collate([train_rows[row] for row in part], pad_token_id, device) for part in passes]
                 targets = sum(loss.target_tokens(batch) for batch in batches)
 
-                prepared.train()
                 step_loss = 0.0
                 for part, batch in enumerate(batches):
                     paths.dice.begin(state.step, part)
@@ -170,7 +170,7 @@ def train(
                 scheduler.step()
                 optimizer.zero_grad()
 
-                tokens = sum(lengths[row] for row in rows)
+                tokens = sum(sum(lengths[row]) for row in rows)
                 seconds = time.perf_counter() - started
                 state.step += 1
                 state.tokens += tokens

@@ -108,7 +108,7 @@ def fast_paths(
         "dropout": lambda: cheap_dropout(dice),
         "norms": lambda: fused_norms(model, dtype),
         "residual": lambda: fused_residual(model, dice, dtype),
-        "feed_forward": lambda: fused_feed_forward(model, dice),
+        "feed_forward": lambda: fused_feed_forward(model, dice, packed),
         "attention": lambda: fused_attention(inner, dice),
         "lora": lambda: fused_lora(model, dice, dtype, packed),
     }

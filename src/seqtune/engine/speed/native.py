@@ -61,14 +61,14 @@ def pool() -> ctypes.CDLL | None:
     return _loaded("pool", ".cpp", ("CXX", "c++", "g++", "clang++"), (flags,))
 
 
-def call(name: str, *arguments: Tensor | int | float | None) -> None:
+def call(name: str, *arguments: Any) -> None:
     """Call a kernel by its name: tensors go as pointers (and must be contiguous), None as NULL, the thread count last.
 
     Raises:
         RuntimeError: there is no compiled library; ask `kernels` first.
     """
     function = _functions.get(name) or _prepared(name, arguments)
-    function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
+    function(*[a if type(a) in _PLAIN else a.data_ptr() for a in arguments], torch.get_num_threads())
 
 
 def suffix(*tensors: Tensor) -> str:
@@ -97,6 +97,9 @@ def _prepared(name: str, arguments: Sequence[Any]) -> Any:
     return function
 
 
+#: What goes to a kernel as it is.
+_PLAIN = {int, float, type(None)}
+
 _KINDS: dict[type, Any] = {
     Tensor: ctypes.c_void_p, torch.nn.Parameter: ctypes.c_void_p, type(None): ctypes.c_void_p,
     float: ctypes.c_float, int: ctypes.c_int64,
@@ -104,7 +107,7 @@ _KINDS: dict[type, Any] = {
 
 
 def _loaded(name: str, ending: str, compilers: Sequence[str], choices: Sequence[Sequence[str]]) -> ctypes.CDLL | None:
-    """The library made of the sources with that ending, by the compiler that the first name's variable or the others say."""
+    """The library made of the sources with that ending; the compiler is the first name's variable or another name."""
     names = [*os.environ.get(compilers[0], "").split()[:1], *compilers[1:]]
     compiler = next((path for name in names if (path := shutil.which(name))), None)
     if compiler is None:

@@ -129,10 +129,13 @@ void lora_backward(const bf16 *g, const bf16 *x, const bf16 *W, const float *A, 
     }
     for (int64_t t = 1; t < team; t++)
         for (ptrdiff_t i = 0; i < sums_of; i++) all[i] += all[t * sums_of + i];
-    for (ptrdiff_t j = 0; j < r; j++) {
-        for (ptrdiff_t p = 0; p < I; p++) gA[j * I + p] = all[p / EDGE * EDGE * R + j * EDGE + p % EDGE] * scale;
-        for (ptrdiff_t p = 0; p < O; p++) gB[p * r + j] = all[I * R + p / EDGE * EDGE * R + j * EDGE + p % EDGE] * scaling;
-    }
+    for (ptrdiff_t p = 0; p < I; p += EDGE)
+        for (ptrdiff_t j = 0; j < r; j++)
+            for (ptrdiff_t c = 0; c < EDGE; c++) gA[j * I + p + c] = all[p * R + j * EDGE + c] * scale;
+    const float *of_B = all + I * R;
+    for (ptrdiff_t p = 0; p < O; p += EDGE)
+        for (ptrdiff_t c = 0; c < EDGE; c++)
+            for (ptrdiff_t j = 0; j < r; j++) gB[(p + c) * r + j] = of_B[p * R + j * EDGE + c] * scaling;
     if (gx) {
         source thin = {gh, low, R, I, r, BY_ROWS};
         wanted w = {.main = {g, W, O, I, O, PACKED_ACROSS}, .thin = &thin, .seed = seed, .stream = stream,

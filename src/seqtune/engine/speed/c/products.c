@@ -50,13 +50,14 @@ void pack_weight(const bf16 *W, bf16 *packed, ptrdiff_t N, ptrdiff_t K, int64_t 
 }
 
 void seqtune_product(const wanted *w, int64_t threads) {
-    const source *s = &w->main, *thin = w->thin;
-    ptrdiff_t M = w->M, N = w->N, runs = (s->K + DEPTH - 1) / DEPTH, panels = (N + COLUMNS - 1) / COLUMNS;
+    const source *sources[2] = {&w->main, w->other}, *thin = w->thin;
+    ptrdiff_t M = w->M, N = w->N, runs = 0, panels = (N + COLUMNS - 1) / COLUMNS;
+    for (int i = 0; i < 2 && sources[i]; i++) runs += (sources[i]->K + DEPTH - 1) / DEPTH;
     ptrdiff_t parts = panels >= 2 * threads ? 1 : threads; /* of the rows, where there are few panels or several runs */
     if (runs > 1 && M > parts * WAITING) parts = (M + WAITING - 1) / WAITING;
     ptrdiff_t tall = padded((M + parts - 1) / parts, ROWS), R = thin ? padded(thin->K, 32) : 0;
     float *own = w->how == EXPONENTIALS ? calloc((size_t)(threads * M * 16), sizeof(float)) : NULL; /* of each thread */
-#pragma omp parallel num_threads((int)threads) if (M * N * s->K > 100000)
+#pragma omp parallel num_threads((int)threads) if (M * N * w->main.K > 100000)
     {
         ptrdiff_t waiting = runs > 1 ? tall : 2 * ROWS, deep = R > DEPTH ? R : DEPTH;
         ptrdiff_t bytes = (DEPTH * COLUMNS + R * COLUMNS + ROWS * deep) * 2 + (waiting + 2 * ROWS) * COLUMNS * 4;
@@ -74,17 +75,20 @@ void seqtune_product(const wanted *w, int64_t threads) {
             ptrdiff_t last = first + tall < M ? first + tall : M;
             finished before = {.rows = 0};
             if (thin) pack(thin_packed, thin->B, thin->ldb, thin->lies, n, N, 0, thin->K, R);
-            for (ptrdiff_t k = 0; k < s->K; k += DEPTH) {
+            ptrdiff_t done = 0;
+            for (ptrdiff_t i = 0, k = 0; i < 2 && sources[i]; k + DEPTH < sources[i]->K ? (k += DEPTH) : (i++, k = 0)) {
+                const source *s = sources[i];
                 ptrdiff_t depth = padded(s->K - k < DEPTH ? s->K - k : DEPTH, 32);
                 const bf16 *panel = packed;
                 if (s->lies == PACKED)
                     panel = s->B + n * s->ldb + k * COLUMNS;
                 else
                     pack(packed, s->B, s->ldb, s->lies, n, N, k, s->K, depth);
+                done++;
                 for (ptrdiff_t m = first; m < last; m += ROWS) {
                     float *at = sums + (runs > 1 ? m - first : m % (2 * ROWS)) * COLUMNS, *update = NULL;
-                    run(s, m, M, k, depth, panel, edge, at, k > 0, &before);
-                    if (k + DEPTH < s->K) continue;
+                    run(s, m, M, k, depth, panel, edge, at, done > 1, &before);
+                    if (done < runs) continue;
                     if (thin) {
                         if (w->threshold) update = updates + m % (2 * ROWS) * COLUMNS;
                         run(thin, m, M, 0, R, thin_packed, edge, update ? update : at, !update, &before);
@@ -106,6 +110,15 @@ void seqtune_product(const wanted *w, int64_t threads) {
                 w->totals[m] += _mm512_reduce_add_ps(_mm512_loadu_ps(own + (t * M + m) * 16));
         free(own);
     }
+}
+
+/* C[M, N] = A1 B1 + A2 B2 in bf16, both frozen weights W [K, N] packed, taken across. */
+void two_products_across_b(const bf16 *A1, const bf16 *W1, const bf16 *A2, const bf16 *W2, bf16 *C, ptrdiff_t M,
+                           ptrdiff_t N, ptrdiff_t K, int64_t threads) {
+    source other = {A2, W2, K, N, K, PACKED_ACROSS};
+    wanted w = {.main = {A1, W1, K, N, K, PACKED_ACROSS}, .other = &other, .C = C, .ldc = N, .M = M, .N = N,
+                .how = TO_BF16};
+    seqtune_product(&w, threads);
 }
 
 /* C[M, N] = A B. lies: how B lies; ldb of a packed weight is its K. how: what becomes of the sums; with EXPONENTIALS,

@@ -336,11 +336,11 @@ typedef struct {
     int lies;
 } source;
 
-/* products.c: C = A B of `main`, plus A B of `thin` where it is not NULL; of that only what the dropout numbers of
- * (seed, stream) keep, 32 x 32 block after block, where `threshold` is not 0. */
+/* products.c: C = A B of `main`, plus A B of `other` where it is not NULL, plus A B of `thin` where it is not NULL; of
+ * that only what the dropout numbers of (seed, stream) keep, 32 x 32 block after block, where `threshold` is not 0. */
 typedef struct {
     source main;
-    const source *thin;
+    const source *other, *thin;
     uint64_t seed, stream;
     int64_t threshold;
     void *C;

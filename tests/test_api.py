@@ -78,15 +78,20 @@ def test_a_failed_delivery_keeps_the_trained_adapter(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("seqtune.run.write_json", full)
+    monkeypatch.setattr("seqtune.run.write_jsonl", full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(RunError, match="No space left on device") as caught:
         seqtune.finetune(rows_file, model_id=str(tiny_t5), out=str(tmp_path / "out"), max_steps=1, max_new_tokens=2)
     (line,) = caught.value.details
     kept = Path(line.removeprefix("the trained adapter is kept: "))
     assert (kept / "adapter_model.safetensors").is_file()
-    assert not (tmp_path / "out").exists()
     assert seqtune.load(kept).generate(["a"])
+    with pytest.raises(InputError, match="seqtune resume"):
+        seqtune.load(tmp_path / "out")
+    monkeypatch.undo()
+    finished = seqtune.resume(tmp_path / "out")
+    assert finished.manifest["training"]["resumed_at"] == [1]
+    assert [path.name for path in tmp_path.joinpath("out").glob("checkpoints")] == []
 
 
 def test_the_module_has_what_it_names():

@@ -19,7 +19,7 @@ from seqtune import cli, tables
 from seqtune.settings import Settings, knobs
 
 QUICK = ("--max-steps", 3, "--max-new-tokens", 4, "--bootstrap-samples", 100, "--device-type", "cpu")
-COMMANDS = ("finetune", "evaluate", "predict", "demo", "show", "inputs")
+COMMANDS = ("finetune", "resume", "rerun", "evaluate", "predict", "demo", "show", "inputs")
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +51,8 @@ def options(name: str) -> dict[str, click.Option]:
 @pytest.mark.parametrize(
     ("name", "beside", "without"),
     [
-        ("finetune", {"config", "as_json"}, {"adapter_path"}),
-        ("demo", {"as_json"}, {"adapter_path", "data_path"}),
+        ("finetune", {"config", "as_json"}, {"adapter_path", "checkpoints_path"}),
+        ("demo", {"as_json"}, {"adapter_path", "checkpoints_path", "data_path"}),
     ],
 )
 def test_every_knob_is_an_option_of_the_same_name(name: str, beside: set[str], without: set[str]) -> None:
@@ -184,8 +184,13 @@ def test_finetune(command: Callable, tiny_t5: Path, rows_file: Path, tmp_path: P
         assert noise not in err
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
-    status, out, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", out_dir, *QUICK)
+    status, again, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", out_dir, *QUICK)
+    assert (status, again) == (0, out)
+    assert "this run is finished; nothing is done again" in err
+
+    status, out, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", out_dir, *QUICK, "--lora-r", 2)
     assert (status, out) == (2, "")
+    assert "lora_r: was 16, now 2" in err
     assert "already there" in err
 
     arguments = ("finetune", "--data-path", rows_file, "--model-id", tiny_t5, "--out", out_dir, "--overwrite", "--json")
@@ -351,10 +356,11 @@ def test_stopped_in_training(
     monkeypatch.setattr(loop, "advance", lambda *_, **__: os.kill(os.getpid(), signal_number))
     found, out, err = command("finetune", rows_file, "--model-id", tiny_t5, *QUICK)
     assert (found, out) == (status, "")
-    assert err.splitlines()[-1] == "stopped; nothing was delivered"
+    (run,) = (work / "runs").iterdir()
+    assert err.splitlines()[-1] == f"stopped; step 2 is saved. `seqtune resume runs/{run.name}` goes on from there"
     assert "" not in err.splitlines()
     assert "Traceback" not in err
-    assert list(work.iterdir()) == []
+    assert [path.name for path in run.iterdir()] == ["checkpoints"]
     assert list(temporary.iterdir()) == []
 
 

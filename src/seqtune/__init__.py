@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from seqtune.errors import InputError, RunError, SeqtuneError
 
 if TYPE_CHECKING:
-    from seqtune.api import TunedModel, evaluate, finetune, load
+    from seqtune.api import TunedModel, evaluate, finetune, load, rerun, resume
     from seqtune.driver import build_driver, modules
     from seqtune.run import Run
 
@@ -35,6 +35,8 @@ __all__ = [
     "finetune",
     "load",
     "modules",
+    "rerun",
+    "resume",
 ]
 
 # PyTorch and transformers take seconds to import: only when one of these is used.
@@ -43,6 +45,8 @@ _HOMES = {
     "evaluate": "seqtune.api",
     "finetune": "seqtune.api",
     "load": "seqtune.api",
+    "rerun": "seqtune.api",
+    "resume": "seqtune.api",
     "build_driver": "seqtune.driver",
     "modules": "seqtune.driver",
     "Run": "seqtune.run",

@@ -1,4 +1,4 @@
-"""seqtune from Python: `finetune`, `evaluate`, `load`."""
+"""seqtune from Python: `finetune`, `resume`, `rerun`, `evaluate`, `load`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import generation, run
+from seqtune import claim, generation, run
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
@@ -21,7 +21,7 @@ from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
 from seqtune.progress import warn
 from seqtune.run import Run
-from seqtune.settings import DEFAULT
+from seqtune.settings import DEFAULT, knobs, validated
 
 #: Texts that `TunedModel.stream` reads ahead: enough to sort by length, few enough to hold.
 CHUNK = 256
@@ -34,17 +34,68 @@ def finetune(data_path: str | Path, **settings: Any) -> Run:
         data_path: the file.
         **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
 
+    A run that was stopped goes on where it was when it is started again with the same ``out`` (without one, with the
+    same settings); a finished run of the same settings is returned as it is.
+
     Returns:
         The finished run: ``run.metrics``, ``run.verdict``, ``run.predictions``, ``run.path``.
 
     Raises:
-        InputError: the file or a setting can't be used; nothing was written.
+        InputError: the file or a setting can't be used, or the place is taken; nothing was written.
         RunError: training or delivery failed; nothing was delivered.
     """
-    values = check({"data_path": str(data_path), **settings})
-    values.setdefault("out", None)
-    values["out"] = values["out"] or str(run.free_directory(values["data_path"]))
-    return _delivered(values, "base")
+    given = validated({"data_path": str(data_path), **settings})
+    finished = claim.finished(given)
+    if finished is not None:
+        return finished
+    values = check(given)
+    values["out"] = claim.place(values)
+    with claim.claimed(values["out"], given) as folder:
+        return _delivered({**values, "checkpoints_path": str(folder)}, "base")
+
+
+def resume(path: str | Path, *, allow_changed: bool = False) -> Run:
+    """Go on with a run that was stopped; a finished run is returned as it is.
+
+    Args:
+        path: its directory.
+        allow_changed: as the knob.
+
+    Raises:
+        InputError: no run was stopped there, or its data, base model or settings are no longer the same.
+        RunError: as `finetune`.
+    """
+    if run.is_finished(Path(path)):
+        return Run(path)
+    return finetune(**{**claim.inputs_of(path), "allow_changed": allow_changed})
+
+
+def rerun(path: str | Path) -> dict[str, Any]:
+    """Make a finished run again, from its manifest, and say whether the same came out.
+
+    Args:
+        path: its directory; it stays as it is.
+
+    Returns:
+        ``same``: whether adapter and metrics are; ``outcome``: what of them is not; ``reasons``: what else differs
+        (versions, machine, data).
+
+    Raises:
+        InputError: no finished run there, or its data or base model can't be had.
+        RunError: as `finetune`.
+    """
+    before = Run(path).manifest
+    with tempfile.TemporaryDirectory(prefix="seqtune-") as folder:
+        settings = {name: value for name, value in before["settings"].items() if name in knobs() and value is not None}
+        settings["device_type"] = before["machine"]["device"]
+        after = finetune(**{**settings, "out": str(Path(folder) / "again")}).manifest
+    outcome = [
+        f"{name}: was {a}, is {b}" for name, a, b in claim.differences(claim.outcome(before), claim.outcome(after))
+    ]
+    reasons = [
+        f"{name}: was {a}, is {b}" for name, a, b in claim.differences(claim.origin(before), claim.origin(after))
+    ]
+    return {"same": not outcome, "outcome": outcome, "reasons": reasons}
 
 
 def evaluate(adapter_path: str | Path, **settings: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from hamilton.io.data_adapters import DataLoader, DataSaver
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from seqtune.engine.checkpoint import Checkpoints
 from seqtune.models.loading import weights_sha256
 from seqtune.run import TrainedAdapter
 
@@ -75,6 +76,11 @@ def _device(device: torch.device, *args: Any, **kwargs: Any) -> str:
     return str(device)
 
 
+@fingerprinting.hash_value.register(Checkpoints)
+def _checkpoints(checkpoints: Checkpoints, *args: Any, **kwargs: Any) -> str:
+    return "checkpoints"  # where a run is kept makes no difference to what comes out of it
+
+
 @fingerprinting.hash_value.register(TrainedAdapter)
 def _adapter(adapter: TrainedAdapter, *args: Any, **kwargs: Any) -> str:
     content = dataclasses.asdict(adapter)
@@ -88,7 +94,7 @@ def _digest(content: Any) -> str:
 
 # --- formats ----------------------------------------------------------------------------------------------------------
 
-_LIVE = (torch.nn.Module, PreTrainedTokenizerBase, LoraConfig, PeftConfig, torch.device)
+_LIVE = (torch.nn.Module, PreTrainedTokenizerBase, LoraConfig, PeftConfig, torch.device, Checkpoints)
 
 
 @dataclasses.dataclass

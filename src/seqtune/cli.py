@@ -1,12 +1,14 @@
 """The commands. No logic: options are made from `seqtune.settings`, the work is done by `seqtune.api` and the dataflow.
 
 Results go to standard output, everything else to standard error. Exit status: 0 done, 1 the run failed, 2 bad usage or
-bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. Heavy imports stand inside the commands: ``--help`` and
-errors must not wait for PyTorch.
+bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by the closing of the terminal.
+
+Heavy imports stand inside the commands: ``--help`` and errors must not wait for PyTorch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -71,7 +73,7 @@ def seqtune() -> None:
 
 @seqtune.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE", required=False)
-@options_of(but("adapter_path"), {"data_path": "FILE"})
+@options_of(but("adapter_path", "checkpoints_path"), {"data_path": "FILE"})
 @config_option
 @json_option
 @click.pass_context
@@ -79,7 +81,8 @@ def finetune(ctx: click.Context, file: str | None, config: str | None, as_json: 
     """Tune a model on FILE and score it against the base model.
 
     FILE is JSON, JSON Lines, CSV, TSV or Parquet, a saved dataset folder, or a dataset id of the Hugging Face hub.
-    What comes out is a run directory: the adapter, its scores, predictions and a report.
+    What comes out is a run directory: the adapter, its scores, predictions and a report. A run that was stopped goes on
+    when the same command is given again.
 
     \b
       seqtune finetune support.json --model-id seqtune-mini --num-train-epochs 5
@@ -89,6 +92,60 @@ def finetune(ctx: click.Context, file: str | None, config: str | None, as_json: 
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
     _tune(values, as_json)
+
+
+@seqtune.command()
+@click.argument("run", metavar="RUN")
+@options_of([knobs()["allow_changed"]])
+@json_option
+@click.pass_context
+def resume(ctx: click.Context, run: str, as_json: bool, **_: Any) -> None:
+    """Go on with a run that was stopped or killed.
+
+    RUN is its directory. On the same machine and versions the result is that of a run that was never stopped, bit for
+    bit. A finished run is shown and left as it is.
+
+    \b
+      seqtune resume runs/support
+    """
+    from seqtune import claim
+    from seqtune.run import Run, is_finished
+
+    if is_finished(Path(run)):
+        _show(Run(run), as_json)
+        return
+    _tune({**claim.inputs_of(run), **given(ctx)}, as_json)
+
+
+@seqtune.command()
+@click.argument("run", metavar="RUN")
+@json_option
+def rerun(run: str, as_json: bool) -> None:
+    """Make a finished run again, and say whether the same comes out.
+
+    RUN is its directory, which stays as it is. Exit status 1 where the result is another one.
+
+    \b
+      seqtune rerun runs/support
+    """
+    from seqtune import terminal
+    from seqtune.run import Run
+
+    Run(run)
+    _quiet_libraries()
+    with terminal.display(notes=not as_json, live=not as_json):
+        from seqtune import api
+
+        found = api.rerun(run)
+    if as_json:
+        _print(terminal.as_json(found, indent=2))
+    elif found["same"]:
+        click.echo("the same: adapter and metrics, to the last bit")
+    else:
+        click.echo("\n".join(["not the same:", *("  " + line for line in found["outcome"])]))
+        click.echo("\n".join(["what else differs:", *("  " + line for line in found["reasons"] or ["nothing"])]))
+    if not found["same"]:
+        sys.exit(1)
 
 
 @seqtune.command(cls=GroupedCommand)
@@ -165,7 +222,9 @@ def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
 
 
 @seqtune.command(cls=GroupedCommand)
-@options_of(but("data_path", "adapter_path"), {name: str(value) for name, value in DEMO_SETTINGS.items()})
+@options_of(
+    but("data_path", "adapter_path", "checkpoints_path"), {name: str(value) for name, value in DEMO_SETTINGS.items()}
+)
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, as_json: bool, **_: Any) -> None:
@@ -223,7 +282,7 @@ def inputs(as_json: bool, schema: bool, markdown: bool) -> None:
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM: unwinds everything, so that temporary folders go."""
+    """Ctrl-C, SIGTERM or SIGHUP: unwinds everything, so that temporary folders go."""
 
     def __init__(self, signal_number: int):
         self.status = 128 + signal_number
@@ -255,9 +314,15 @@ def main() -> None:
 
 def _tune(values: dict[str, Any], as_json: bool) -> Any:
     """Check, train, deliver and show; returns the `Run`."""
-    from seqtune import preflight, terminal
+    from seqtune import claim, preflight, terminal
 
+    with terminal.display(notes=not as_json, live=False):
+        finished = claim.finished(values)
+    if finished is not None:
+        _show(finished, as_json)
+        return finished
     preflight.check(values)  # what can be refused is refused before PyTorch is imported
+    values = {**values, "out": claim.place(values)}
     _quiet_libraries()
     try:
         with terminal.display(notes=not as_json, live=not as_json):
@@ -265,19 +330,27 @@ def _tune(values: dict[str, Any], as_json: bool) -> Any:
 
             run = api.finetune(**values)
     except _Stopped as stop:
-        stop.text = "stopped; nothing was delivered"
+        stop.text = f"stopped; {claim.how_to_go_on(values['out'])}"
         raise
+    _show(run, as_json)
+    return run
+
+
+def _show(run: Any, as_json: bool) -> None:
+    """A finished run, for a person or a program."""
+    from seqtune import terminal
+
     if as_json:
         _print(terminal.as_json({"path": str(run.path), **run.manifest}, indent=2))
     else:
         terminal.show_result(run.manifest, str(run.path))
-    return run
 
 
 def _fail(text: str, status: int) -> NoReturn:
     from seqtune.terminal import clean
 
-    click.echo(clean(text), err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        click.echo(clean(text), err=True)
     sys.exit(status)
 
 
@@ -291,12 +364,14 @@ def _print(text: str) -> None:
 
 
 def _unwind_on_signals() -> None:
-    """Let SIGINT and SIGTERM raise `_Stopped`, unless whoever started us wants them handled otherwise (nohup)."""
+    """Let SIGINT, SIGTERM and SIGHUP raise `_Stopped`, unless whoever started us wants it otherwise (nohup)."""
 
     def unwind(signum: int, frame: FrameType | None) -> None:
         raise _Stopped(signum)
 
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):  # the terminal was closed
+        usual[signal.SIGHUP] = signal.SIG_DFL
     for number, handler in usual.items():
         if signal.getsignal(number) == handler:
             signal.signal(number, unwind)

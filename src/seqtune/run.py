@@ -8,7 +8,8 @@ log.jsonl           one line per step
 report.html         one file, no network
 ```
 
-A run directory is whole or absent: it is written beside its place and moved there in one rename.
+A run directory is whole or absent: it is written beside its place and moved there, ``run.json`` last. While training is
+at work, or was stopped, there is no ``run.json`` but ``checkpoints/`` (`seqtune.claim`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seqtune.durable import Disk
 from seqtune.errors import InputError, RunError
 
 MANIFEST = "run.json"
@@ -33,6 +35,12 @@ ADAPTER = "adapter"
 LOG = "log.jsonl"
 REPORT = "report.html"
 PREDICTIONS = "predictions"
+CHECKPOINTS = "checkpoints"
+
+#: In `CHECKPOINTS`: the settings that were given, and the digest of the run's manifest that is to be replaced.
+INPUTS = "inputs.json"
+#: In `CHECKPOINTS`: held by the process that is at work.
+LOCK = "lock"
 
 #: Version of the layout of `run.json`; a reader refuses a newer one.
 FORMAT = 1
@@ -85,6 +93,8 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if is_unfinished(self.path) and not (self.path / MANIFEST).is_file():
+            raise InputError(f"{self.path}: this run is not finished", mend=f"`seqtune resume {self.path}` goes on.")
         if not (self.path / MANIFEST).is_file():
             raise InputError(
                 f"{self.path}: no run directory ({MANIFEST} is missing)", mend="`seqtune finetune` makes one."
@@ -144,7 +154,7 @@ def open_saved(adapter_path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such folder", mend="--adapter-path takes a run directory or an adapter folder.")
     if path.name == ADAPTER and (path.parent / MANIFEST).is_file():
         path = path.parent
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() or is_unfinished(path):
         run = Run(path)
         return {"adapter": str(run.adapter), "manifest": run.manifest, "log": run.log}
     return {"adapter": str(path), "manifest": None, "log": None}
@@ -169,7 +179,7 @@ def check_destination(out: str | Path, overwrite: bool) -> None:
         InputError: the place is taken (and ``overwrite`` is not set), is no run directory, or can't be written.
     """
     out = Path(out)
-    if out.exists():
+    if out.exists() and not is_unfinished(out):
         if not overwrite:
             raise InputError(f"{out}: already there", mend="Choose another --out, or pass --overwrite to replace it.")
         if not is_replaceable(out):
@@ -190,6 +200,9 @@ def check_destination(out: str | Path, overwrite: bool) -> None:
 def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill; when the block ends without an error it is at ``out``, whole, in one rename.
 
+    Where an unfinished run lies at ``out``, its parts are moved there one by one, ``run.json`` last: until then the run
+    can go on.
+
     Raises:
         RunError: the disk is full or the place has become unwritable; what was at ``out`` is still there.
     """
@@ -204,7 +217,10 @@ def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
         mask = _umask()  # some writers make their files for the owner alone; a run is as open as any new folder
         for path in [staging, *staging.rglob("*")]:
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-        if overwrite and out.exists():
+            Disk().sync(path)
+        if is_unfinished(out):
+            _move_in(staging, out)
+        elif overwrite and out.exists():
             old = staging.with_suffix(".old")
             out.rename(old)
             try:
@@ -229,7 +245,33 @@ def place_for(out: str | Path, overwrite: bool) -> Path:
     A finished training is never thrown away because its place was taken; and nothing but a run is ever replaced.
     """
     out = Path(out)
-    return out if not out.exists() or (overwrite and is_replaceable(out)) else _first_free(out)
+    return out if not out.exists() or is_unfinished(out) or (overwrite and is_replaceable(out)) else _first_free(out)
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether a run was begun there and can go on: there are checkpoints, and no run of that beginning is whole."""
+    try:
+        if not any((out / CHECKPOINTS / name).is_file() for name in (INPUTS, LOCK)):
+            return False
+        if not (out / MANIFEST).is_file():
+            return True
+        begun = json.loads((out / CHECKPOINTS / INPUTS).read_text(encoding="utf-8"))
+        return begun["replaces"] == file_sha256(out / MANIFEST)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a whole run is there, and none that was begun to replace it."""
+    try:
+        return (out / MANIFEST).is_file() and not is_unfinished(out)
+    except OSError:  # a name that is too long, a folder that may not be looked into: whoever writes will say so
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file (SHA-256, hexadecimal)."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def is_replaceable(path: Path) -> bool:
@@ -254,6 +296,31 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write one JSON document, indented; not-a-number is an error."""
     path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _move_in(staging: Path, out: Path) -> None:
+    """Everything of ``staging`` to ``out``, in the place of what an older run has there; ``run.json`` last.
+
+    What was there goes to the checkpoints, which go when all is done; where something fails, it comes back.
+    """
+    disk, aside = Disk(), out / CHECKPOINTS / "replaced"
+    parts = [part.name for part in staging.iterdir() if part.name != MANIFEST]
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for name in (MANIFEST, *sorted({ADAPTER, PREDICTIONS, LOG, REPORT, *parts})):
+            if (out / name).exists():
+                moved.append((out / name, (out / name).rename(aside / name)))
+        for name in parts:
+            moved.append((staging / name, (staging / name).rename(out / name)))
+        disk.sync(out)
+        (staging / MANIFEST).rename(out / MANIFEST)
+        disk.sync(out)
+    except BaseException:
+        for before, after in reversed(moved):
+            after.rename(before)
+        raise
 
 
 def _first_free(path: Path) -> Path:

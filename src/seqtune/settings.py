@@ -104,6 +104,10 @@ class Settings(BaseModel):
 
     out: str | None = knob(None, "The run directory to write.", group="delivery", derived="runs/NAME-OF-THE-FILE, with a number where that is taken", min_length=1)
     overwrite: bool = knob(False, "Replace the run that is in `out`.", group="delivery")
+    save_steps: int | None = knob(None, "Steps between two checkpoints, besides those by the clock.", group="delivery", unit="steps", derived="by the clock alone (save_minutes)", ge=1)
+    save_minutes: float = knob(5.0, "Minutes between two checkpoints; 0 makes none by the clock. The end of training and a signal make one too.", group="delivery", unit="minutes", ge=0)
+    checkpoints_path: str | None = knob(None, "Folder in which training keeps its state, and goes on from it.", group="delivery", derived="OUT/checkpoints; in a dataflow of your own none", min_length=1)
+    allow_changed: bool = knob(False, "Go on with a stopped run although its data, base model or settings are no longer the same.", group="delivery")
     adapter_path: str | None = knob(None, "With start=presaved: a run directory, or an adapter folder in PEFT's format.", group="delivery", derived="required with start=presaved", min_length=1)
     work_dir: str | None = knob(None, "Where trained adapters are kept (each under its SHA-256; they may be deleted when delivered).", group="delivery", derived="$XDG_CACHE_HOME/seqtune or ~/.cache/seqtune; a temporary folder on the command line", min_length=1)
     # fmt: on

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from seqtune.engine.loop import TrainState
+from seqtune.engine import hardware
+from seqtune.engine.speed import native
+from seqtune.engine.state import TrainState
 from seqtune.errors import InputError, RunError
 from seqtune.models import adapters
 from seqtune.models.loading import BaseCheckpoint
@@ -69,11 +76,70 @@ def keep(
             "stopped_early": state.stopped_early,
             "tokens": state.tokens,
             "seconds": round(state.seconds, 3),
+            "resumed_at": state.resumed_at,
+            "changes": state.changes,
             "trainable_parameters": trainable,
             "parameters": total,
         },
         log=state.log,
     )
+
+
+def made_of(
+    rows: Mapping[str, Dataset],
+    base_checkpoint: BaseCheckpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PeftConfig,
+    training: Mapping[str, Any],
+    precision: str,
+    device: torch.device,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """What a run must be made of to be the same run: plain values under the names that a person knows.
+
+    Args:
+        rows: tokenized, by the name of their split.
+        base_checkpoint: of the base model.
+        tokenizer: of the rows.
+        config: of the adapter.
+        training: the settings of training.
+        precision: of training.
+        device: of training.
+        versions: as `versions`.
+    """
+    adapter = {name: value for name, value in config.to_dict().items() if name not in _NOT_OF_THE_ADAPTER}
+    machine = hardware.describe(device)
+    return {
+        **{f"{split} rows": _rows_sha256(data) for split, data in rows.items()},
+        "base model": f"{base_checkpoint.stable_id} (sha256 {base_checkpoint.sha256})",
+        "tokenizer": type(tokenizer).__name__ + f", {len(tokenizer):,} pieces",
+        **{f"adapter's {name}": _plain(value) for name, value in sorted(adapter.items())},
+        **dict(training),
+        "precision": precision,
+        "device": device.type,
+        **{f"version of {name}": version for name, version in versions.items()},
+        **{f"version of {name}": machine[name] for name in ("python", "numpy")},
+        "version of the kernels": "compiled" if native.kernels() is not None else "none",
+        "threads": machine["threads"],
+        "processor": f"{machine['name']}, {machine['cpu_capability']}",
+    }
+
+
+#: Of PEFT's configuration: what does not shape the adapter, or is named elsewhere.
+_NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "revision", "inference_mode", "runtime_config", "peft_version")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(sorted(value) if isinstance(value, set) else value, default=str))
+
+
+def _rows_sha256(data: Dataset) -> str:
+    digest = hashlib.sha256()
+    for row in data:
+        for name in ("input_ids", "labels"):
+            ids = np.asarray(row[name], dtype=np.int64)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+    return digest.hexdigest()
 
 
 def saved(saved_run: dict[str, Any], base_checkpoint: BaseCheckpoint) -> TrainedAdapter:

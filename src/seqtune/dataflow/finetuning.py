@@ -6,6 +6,7 @@ the live models are nodes of their own and are never cached.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqtune import run, settings, store
 from seqtune.data import tokens
 from seqtune.engine import hardware, loop
+from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
 from seqtune.models import adapters, loading
 from seqtune.models.loading import BaseCheckpoint
@@ -105,6 +107,19 @@ def lora_config__presaved(saved_run: dict[str, Any]) -> PeftConfig:
 
 
 @config.when(start="base")
+@cache(behavior="recompute", format="live")
+def checkpoints__base(
+    checkpoints_path: str | None = DEFAULT.checkpoints_path,
+    save_steps: int | None = DEFAULT.save_steps,
+    save_minutes: float = DEFAULT.save_minutes,
+    allow_changed: bool = DEFAULT.allow_changed,
+) -> Checkpoints:
+    """Where training keeps its state, and goes on from it; nowhere unless a folder is given (`seqtune.claim`)."""
+    folder = Path(checkpoints_path) if checkpoints_path else None
+    return Checkpoints(folder, save_steps, save_minutes, allow_changed)
+
+
+@config.when(start="base")
 @cache(format="adapter")
 def trained_adapter__base(
     base_model: PreTrainedModel,
@@ -117,6 +132,7 @@ def trained_adapter__base(
     compute_precision: dict[str, str],
     device: torch.device,
     versions: dict[str, str],
+    checkpoints: Checkpoints,
     work_dir: str | None = DEFAULT.work_dir,
 ) -> TrainedAdapter:
     """The adapter, fitted; of all its states the one with the lowest validation loss. The base model is left alone."""
@@ -130,6 +146,17 @@ def trained_adapter__base(
             device=device,
             precision=compute_precision["value"],
             pad_token_id=pad_token_id(tokenizer),
+            checkpoints=checkpoints,
+            made_of=store.made_of(
+                {"training": tokenized_train, "validation": tokenized_validation},
+                base_checkpoint,
+                tokenizer,
+                lora_config,
+                training_settings,
+                compute_precision["value"],
+                device,
+                versions,
+            ),
         )
     return store.keep(model, tokenizer, base_checkpoint, state, work_dir)
 

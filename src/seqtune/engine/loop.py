@@ -1,9 +1,10 @@
 """The training loop: one visible function, `train`, and one explicit state, `TrainState`.
 
 Read `train` from top to bottom: it is the whole of what happens. Accelerate places the tensors and does mixed
-precision; PEFT has put the adapter into the model before; the batches come from `batching`, the loss from `loss`.
+precision; PEFT has put the adapter into the model before; the batches come from `batching`, the loss from `loss`, and
+`checkpoint` keeps the state between two steps.
 
-Not covered: checkpoints and resume, more than one process.
+Not covered: more than one process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from seqtune.engine import batching, loss, speed
+from seqtune.engine.checkpoint import Checkpoints
+from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, restore, snapshot
+from seqtune.engine.stopping import finishing_the_step
 from seqtune.errors import RunError
 from seqtune.progress import advance, say, warn
 
@@ -59,22 +63,6 @@ class Plan:
         )
 
 
-@dataclass
-class TrainState:
-    """Everything that the loop changes, besides the model, the optimizer and the random generators."""
-
-    step: int = 0
-    epoch: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_loss: float = math.inf
-    evaluations_without_gain: int = 0
-    stopped_early: bool = False
-    best_adapter: dict[str, Tensor] = field(default_factory=dict)
-    log: list[dict[str, Any]] = field(default_factory=list)
-
-
 def train(
     model: PeftModel,
     train_rows: Rows,
@@ -84,6 +72,8 @@ def train(
     device: torch.device,
     precision: str,
     pad_token_id: int,
+    checkpoints: Checkpoints | None = None,
+    made_of: dict[str, Any] | None = None,
 ) -> TrainState:
     """Fit the adapter; leave the best one, by validation loss, in the model.
 
@@ -98,11 +88,17 @@ def train(
         device: where to compute.
         precision: ``fp32`` or ``bf16`` (autocast; the adapter and the optimizer stay fp32).
         pad_token_id: of the tokenizer.
+        checkpoints: where the state is kept, and found again: a run that was stopped goes on, and ends as if it had
+            not been (bit for bit, on the same machine and versions). None keeps nothing.
+        made_of: what a run that goes on must have been made of too.
 
     Raises:
-        RunError: the loss or the gradient is not a number; named with its step, before the optimizer uses it.
+        RunError: the loss or the gradient is not a number; named with its step and rows, before the optimizer uses it.
+            Or the disk has no room for the checkpoints.
+        InputError: the checkpoints there belong to a run that was made of something else.
     """
     fast = settings["engine"] == "fast"
+    checkpoints, made_of = checkpoints or Checkpoints(), made_of or {}
     plan = Plan.of(len(train_rows), settings)
     state = TrainState()
     say(
@@ -136,10 +132,23 @@ def train(
         else:
             state.evaluations_without_gain += 1
 
+    def now() -> Snapshot:
+        return snapshot(model, optimizer.optimizer, scheduler, state)
+
     with ExitStack() as stack:
+        stop = stack.enter_context(finishing_the_step(checkpoints.on))
+        # Before anything is restored: the check of the fast engine must come out as it did in the first place.
         paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id)
-        state.log.append({"step": 0, "epoch": 0.0})
-        measure()
+        checkpoints.check_space(bytes_of_checkpoint(model))
+        before = checkpoints.newest(made_of)
+        if before is not None:
+            restore(before, model, optimizer.optimizer, scheduler, state)
+            state.resumed_at.append(state.step)
+            state.changes += before.values["changes"]
+            prepared.train()
+        else:
+            state.log.append({"step": 0, "epoch": 0.0})
+            measure()
         while state.step < plan.total_steps and not state.stopped_early:
             order = batching.epoch_order(
                 lengths,
@@ -148,7 +157,7 @@ def train(
                 epoch=state.epoch,
                 window_steps=batching.window_steps(plan.steps_per_epoch) if fast else 1,
             )
-            for index, rows in enumerate(order):
+            for index, rows in enumerate(order[state.batch :], start=state.batch):
                 started = time.perf_counter()
                 passes = batching.micro_batches(rows, settings["per_device_train_batch_size"])
                 if on_cpu:
@@ -164,7 +173,7 @@ def train(
                     step_loss += mean_nll.item()
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan
-                _refuse_nan(state.step + 1, step_loss, grad_norm)
+                _refuse_nan(state.step + 1, step_loss, grad_norm, rows, checkpoints.newest_step)
                 learning_rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()
@@ -173,6 +182,7 @@ def train(
                 tokens = sum(sum(lengths[row]) for row in rows)
                 seconds = time.perf_counter() - started
                 state.step += 1
+                state.batch = index + 1
                 state.tokens += tokens
                 state.seconds += seconds
                 state.log.append(
@@ -190,6 +200,12 @@ def train(
                     measure()
                     patience = settings["early_stopping_patience"]
                     state.stopped_early = 0 < patience <= state.evaluations_without_gain
+                ended = state.step == plan.total_steps or state.stopped_early
+                stopping = bool(stop.signal_number)  # read once: one that comes later waits for the next step
+                if ended or stopping:
+                    checkpoints.save_or_fail(now(), made_of)
+                elif checkpoints.due(state.step):
+                    checkpoints.save_or_warn(now(), made_of)
                 advance(
                     "training",
                     state.step,
@@ -198,9 +214,12 @@ def train(
                     loss=step_loss,
                     best_validation_loss=state.best_loss,
                 )
-                if state.step == plan.total_steps or state.stopped_early:
+                if stopping:
+                    stop.obey()
+                if ended:
                     break
-            state.epoch += 1
+            else:
+                state.epoch, state.batch = state.epoch + 1, 0
 
     if state.best_step == 0:
         warn("training never lowered the validation loss: the adapter that is delivered is the untrained one")
@@ -263,12 +282,14 @@ def _paths(
     return speed.FastPaths(forward, plain.dice)
 
 
-def _refuse_nan(step: int, step_loss: float, grad_norm: float) -> None:
+def _refuse_nan(step: int, step_loss: float, grad_norm: float, rows: Sequence[int], kept: int | None) -> None:
     if math.isfinite(step_loss) and math.isfinite(grad_norm):
         return
+    state = "Nothing was delivered: " if kept is None else f"The state of step {kept} is kept, but from there "
     raise RunError(
         f"step {step}: the training loss is {step_loss} and the length of the gradient {grad_norm}",
-        mend="Nothing was delivered. Try a lower --learning-rate, or --precision fp32.",
+        [f"rows of the training set in this step: {', '.join(str(row + 1) for row in sorted(rows))}"],
+        f"{state}the step would fail again. Try a lower --learning-rate, or --precision fp32, in another --out.",
     )
 
 

@@ -134,3 +134,18 @@ def test_the_extra_fields_of_a_row_stand_under_its_question():
     line = f"topic: &lt;b&gt;errors&lt;/b&gt; · ids: [1, null] · long: {'x' * (page.SHOWN_OF_EXTRA - 1)}… · lines: a b"
     assert text.count(f'<td class="text">t<br><small>{line}</small></td>') == 1
     assert '<td class="text">t</td><td class="text">t</td>' in text
+
+
+def test_a_run_that_was_stopped_says_so():
+    training = {
+        "steps": 9, "epochs": 1.0, "tokens": 10, "seconds": 1.0, "best_step": 9, "stopped_early": False,
+        "trainable_parameters": 1, "parameters": 2,
+    }  # fmt: skip
+    splits = {"hold_out": rows("t"), "validation": rows("t")}
+    text = page.render(
+        {**manifest(), "training": {**training, "resumed_at": [3, 5], "changes": ["<b>: was 1"]}}, LOG, splits
+    )
+    assert "Stopped and gone on with at step 3, 5." in text
+    assert "<li>&lt;b&gt;: was 1</li>" in text
+    text = page.render({**manifest(), "training": training}, LOG, splits)  # a run from before there was such a thing
+    assert "gone on with" not in text.lower()

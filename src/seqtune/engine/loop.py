@@ -202,9 +202,9 @@ def train(
                     state.stopped_early = 0 < patience <= state.evaluations_without_gain
                 ended = state.step == plan.total_steps or state.stopped_early
                 stopping = bool(stop.signal_number)  # read once: one that comes later waits for the next step
-                if ended or stopping:
+                if stopping:
                     checkpoints.save_or_fail(now(), made_of)
-                elif checkpoints.due(state.step):
+                elif ended or checkpoints.due(state.step):
                     checkpoints.save_or_warn(now(), made_of)
                 advance(
                     "training",

@@ -110,6 +110,22 @@ def test_check_destination(tmp_path: Path):
         run.check_destination(tmp_path / "file" / "x", overwrite=False)
 
 
+@pytest.mark.parametrize("name", ["nul", "COM1.txt", "ends.", "ends ", "a\nb", "a\x1b[31mb"])
+def test_names_that_not_every_system_can_have(tmp_path: Path, name: str):
+    with pytest.raises(InputError, match="no name for a folder"):
+        run.check_destination(tmp_path / name, overwrite=True)
+    assert names(tmp_path) == []
+
+
+def test_a_link_is_not_written_through(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    for target in ("elsewhere", "nowhere"):
+        (tmp_path / "link").symlink_to(target)
+        with pytest.raises(InputError, match=rf"a link\nName the folder itself \({target}\)"):
+            run.check_destination(tmp_path / "link", overwrite=True)
+        (tmp_path / "link").unlink()
+
+
 def test_reading_a_run(tmp_path: Path):
     with pytest.raises(InputError, match="no run directory"):
         run.Run(tmp_path)

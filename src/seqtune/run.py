@@ -176,9 +176,15 @@ def check_destination(out: str | Path, overwrite: bool) -> None:
     """Refuse a place where a run can't be written, before any work is done. Leaves nothing behind.
 
     Raises:
-        InputError: the place is taken (and ``overwrite`` is not set), is no run directory, or can't be written.
+        InputError: the place is taken (and ``overwrite`` is not set), is no run directory, can't be written, is a link,
+            or has a name that not every system can have.
     """
     out = Path(out)
+    name = out.absolute().name
+    if name.split(".")[0].upper() in _RESERVED or name != name.rstrip(". ") or not name.isprintable():
+        raise InputError(f"{out}: no name for a folder on every system", mend="Choose another --out.")
+    if out.is_symlink():
+        raise InputError(f"{out}: a link", mend=f"Name the folder itself ({out.readlink()}) or choose another --out.")
     if out.exists() and not is_unfinished(out):
         if not overwrite:
             raise InputError(f"{out}: already there", mend="Choose another --out, or pass --overwrite to replace it.")
@@ -194,6 +200,10 @@ def check_destination(out: str | Path, overwrite: bool) -> None:
         raise InputError(
             f"{out}: can't be written ({error.strerror} in {existing})", mend="Choose another --out."
         ) from None
+
+
+#: Names that Windows keeps for devices.
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import shapes
 import torch
 
 import seqtune
-from seqtune.engine import batching, hardware, loop
+from seqtune.engine import hardware, loop
 from seqtune.models import adapters, loading
 from seqtune.settings import DEFAULT
 
@@ -36,6 +36,7 @@ def trained(base: Any, rows: list[dict[str, Any]], steps: int, engine: str, prec
     settings = {
         **DEFAULT.model_dump(), "engine": engine, "max_steps": steps, "eval_steps": steps, "learning_rate": 3e-3,
         "target_modules": "all-linear", "lora_dropout": 0.1 if dropout else 0.0, "early_stopping_patience": 0,
+        "group_by_length": False,
     }  # fmt: skip
     with hardware.seeded(0, CPU):
         model = adapters.attach(base, adapters.lora_config(base, "x", settings), "x")
@@ -54,7 +55,6 @@ def trained(base: Any, rows: list[dict[str, Any]], steps: int, engine: str, prec
 def curves(data: Path, keys: list[str], steps: int) -> None:
     base = loading.load_model(loading.resolve("seqtune-mini"), CPU)
     rows = shapes.rows(data, *keys, 8 * steps, base.config.vocab_size)
-    batching.WINDOW_STEPS = 1  # the reference engine's order
     for dropout in (False, True):
         found = {run: trained(copy.deepcopy(base), rows, steps, *run, dropout) for run in RUNS}
         for one, other in (((RUNS[0]), RUNS[1]), (RUNS[0], RUNS[2]), (RUNS[1], RUNS[2])):

@@ -12,7 +12,7 @@ trainer    Seq2SeqTrainer, bf16 autocast, grouped by length, padded to the longe
            the faster one for the family (plain for T5, fused for BART)
 reference  seqtune, engine=reference, precision=auto
 fast fp32  seqtune, engine=fast, precision=fp32
-fast       seqtune, engine=fast, precision=auto
+fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_length, as the trainer
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def by_seqtune(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
     settings = {
         **DEFAULT.model_dump(), "engine": engine, "max_steps": steps, "learning_rate": 1e-3, "eval_steps": 10**9,
         "lr_scheduler_type": "constant", "warmup_steps": 0, "per_device_train_batch_size": ROWS_PER_STEP,
+        "group_by_length": engine == "fast",
     }  # fmt: skip
     passes: list[tuple[list[tuple[int, int]], int]] = []
     made = batching.collate

@@ -88,6 +88,7 @@ class Settings(BaseModel):
     gradient_accumulation_steps: int = knob(1, "Passes an optimizer step; the gradient is the mean over their target tokens.", group="finetuning", unit="passes", ge=1)
     eval_steps: int | None = knob(None, "Steps between two measurements of the validation loss.", group="finetuning", unit="steps", derived="half an epoch, but 20 measurements a run at most", ge=1)
     early_stopping_patience: int = knob(5, "Stop after this many measurements without a better validation loss; 0 never stops early.", group="finetuning", unit="measurements", ge=0)
+    group_by_length: bool | None = knob(None, "Batches of rows of like length: less padding, a quarter faster, at a slightly higher loss.", group="finetuning", derived="with the fast engine, in runs of 2,000 steps and more")
     precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of training's products: auto is bf16 where the GPU or CPU has units for it. Adapter, optimizer and evaluation are always fp32.", group="finetuning")
     engine: Literal["fast", "reference"] = knob("fast", "fast: the measured short cuts of seqtune.engine.speed; reference: the plain path, to compare with.", group="finetuning")
 

@@ -144,6 +144,40 @@ def test_the_best_adapter_is_left_in_the_model(setups: dict[str, Setup]):
     assert state.best_loss == min(row["validation_loss"] for row in state.log)
 
 
+def test_grouped_by_length_each_token_weighs_the_same(setups: dict[str, Setup], monkeypatch: pytest.MonkeyPatch):
+    """The step's gradient is that of its mean loss times its share of the tokens of a mean step."""
+    monkeypatch.setattr(torch.optim, "AdamW", KeepsGradient)
+    setup = setups["t5"]
+    found = {}
+    for grouped in (False, True):  # the file is so small that a window is one step: the same rows
+        model = without_dropout(setup.adapted()).double()
+        setup.train(model, max_steps=1, max_grad_norm=0.0, per_device_train_batch_size=4, group_by_length=grouped)
+        found[grouped] = KeepsGradient.last
+    lengths = [(len(row["labels"]), 0) for row in setup.rows[:12]]
+    rows = loop.batching.epoch_order(lengths, 4, seed=DEFAULT.random_state, epoch=0, window_steps=1)[0]
+    weight = sum(lengths[row][0] for row in rows) / (sum(length for length, _ in lengths) / 3)
+    assert abs(weight - 1) > 0.01
+    assert float((found[True] - found[False] * weight).norm() / found[True].norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("knobs", "grouped"), [({}, False), ({"group_by_length": True}, True)])
+def test_rows_are_grouped_when_the_run_is_long(
+    setups: dict[str, Setup],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    knobs: Any,
+    grouped: bool,
+):
+    with caplog.at_level("INFO", logger="seqtune"):
+        setups["t5"].train(setups["t5"].adapted(), engine="fast", max_steps=2, **knobs)
+    assert ("batches of rows of like length (given)" in caplog.text) == grouped
+    monkeypatch.setattr(loop, "GROUPED_FROM", 2)
+    caplog.clear()
+    with caplog.at_level("INFO", logger="seqtune"):
+        setups["t5"].train(setups["t5"].adapted(), engine="fast", max_steps=2)
+    assert "batches of rows of like length (2 steps and more)" in caplog.text
+
+
 def test_early_stopping(setups: dict[str, Setup]):
     knobs = {"max_steps": 40, "eval_steps": 1, "learning_rate": 3.0}
     stopped = setups["t5"].train(setups["t5"].adapted(), **knobs, early_stopping_patience=2)

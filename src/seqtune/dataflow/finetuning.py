@@ -54,6 +54,7 @@ def training_settings__base(
     early_stopping_patience: int = DEFAULT.early_stopping_patience,
     per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
     engine: Literal["fast", "reference"] = DEFAULT.engine,
+    group_by_length: bool | None = DEFAULT.group_by_length,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
     """How to train."""

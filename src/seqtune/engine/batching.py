@@ -53,7 +53,7 @@ def epoch_order(
 
 
 def window_steps(steps_per_epoch: int) -> int:
-    """`WINDOW_STEPS`, but an eighth of the epoch at most: sorted whole, a small file is learned less well."""
+    """`WINDOW_STEPS`, but an eighth of the epoch at most: sorted whole, it is learned less well."""
     return max(1, min(WINDOW_STEPS, steps_per_epoch // 8))
 
 

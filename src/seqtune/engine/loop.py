@@ -33,6 +33,10 @@ from seqtune.progress import advance, say, warn
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
 MAX_EVALUATIONS = 20
 
+#: Steps of a run from which on rows of like length share a batch, when `group_by_length` is derived: where time matters
+#: more than the last per cent of the loss (docs/performance.md).
+GROUPED_FROM = 2000
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -106,6 +110,13 @@ def train(
         f"{plan.warmup_steps} of them warm-up; validation loss every {plan.eval_steps} "
         f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
     )
+    grouped = settings["group_by_length"]
+    if grouped is None:
+        grouped = fast and plan.total_steps >= GROUPED_FROM
+    if grouped:
+        reason = "given" if settings["group_by_length"] else f"{GROUPED_FROM:,} steps and more"
+        say(f"batches of rows of like length ({reason})")
+    mean_targets = sum(len(row["labels"]) for row in train_rows) / plan.steps_per_epoch
     lengths = [(len(row["labels"]), len(row["input_ids"])) for row in train_rows]
     on_cpu = fast and device.type == "cpu"
 
@@ -155,7 +166,7 @@ def train(
                 plan.rows_per_step,
                 seed=settings["random_state"],
                 epoch=state.epoch,
-                window_steps=batching.window_steps(plan.steps_per_epoch) if fast else 1,
+                window_steps=batching.window_steps(plan.steps_per_epoch) if grouped else 1,
             )
             for index, rows in enumerate(order[state.batch :], start=state.batch):
                 started = time.perf_counter()
@@ -164,12 +175,14 @@ def train(
                     passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
                 batches = [batching.collate([train_rows[row] for row in part], pad_token_id, device) for part in passes]
                 targets = sum(loss.target_tokens(batch) for batch in batches)
+                # Steps of short rows have fewer tokens than those of long ones: each token weighs the same in an epoch.
+                weight = targets / mean_targets if grouped else 1.0
 
                 step_loss = 0.0
                 for part, batch in enumerate(batches):
                     paths.dice.begin(state.step, part)
                     mean_nll = paths.forward(prepared, batch).sum() / targets
-                    accelerator.backward(mean_nll)
+                    accelerator.backward(mean_nll * weight)
                     step_loss += mean_nll.item()
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan

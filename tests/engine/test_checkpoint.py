@@ -8,7 +8,8 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,42 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, caplog: pytest
         full.save_or_fail(taken(4), MADE_OF)
     assert names(tmp_path / "c") == ["step-00000002", "step-00000003"]
     assert found(tmp_path / "c") == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte; only root on Linux can make one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, caplog: pytest.LogCaptureFixture):
+    three_saved(small_disk / "c")
+    (small_disk / "fill").write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 8192))
+    large = dataclasses.replace(taken(4), tensors={"adapter.a": torch.zeros(100_000)})
+    kept = Checkpoints(small_disk / "c")
+    with caplog.at_level("WARNING"):
+        kept.save_or_warn(large, MADE_OF)
+    assert "no checkpoint at step 4: the disk is full (400,000 bytes needed" in caplog.text
+    assert names(small_disk / "c") == ["step-00000002", "step-00000003"]
+    assert found(small_disk / "c") == 3
+    (small_disk / "fill").unlink()
+    kept.save(taken(5), MADE_OF)
+    assert found(small_disk / "c") == 5
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path):
+    kept = three_saved(tmp_path / "c")
+    shutil.rmtree(tmp_path / "c")
+    kept.save(taken(4), MADE_OF)
+    assert found(tmp_path / "c") == 4
 
 
 def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path: Path):

@@ -30,12 +30,12 @@ CHUNK = 256
 def finetune(data_path: str | Path, **settings: Any) -> Run:
     """Tune a model on a question–answer file and score it against the base model.
 
+    A run that was stopped goes on where it was when it is started again with the same ``out`` (without one, with the
+    same settings); a finished run of the same settings is returned as it is.
+
     Args:
         data_path: the file.
         **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
-
-    A run that was stopped goes on where it was when it is started again with the same ``out`` (without one, with the
-    same settings); a finished run of the same settings is returned as it is.
 
     Returns:
         The finished run: ``run.metrics``, ``run.verdict``, ``run.predictions``, ``run.path``.

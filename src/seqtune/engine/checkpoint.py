@@ -4,7 +4,7 @@
 checkpoints/
   step-00000120/
     tensors.safetensors   adapter, best adapter, moments, generators
-    state.json            counters, log, optimizer and scheduler settings, what the run is made of
+    state.json            counters, log, place in the schedule, what the run is made of
     manifest.json         size and SHA-256 of the two; written last
 ```
 

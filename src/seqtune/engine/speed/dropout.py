@@ -53,6 +53,14 @@ def keep_scale(p: float) -> float:
     return LEVELS / (LEVELS - threshold(p))
 
 
+def gradient(ctx: Any, g: Tensor) -> Tensor:
+    """What reaches the input of a dropout: the same numbers (``ctx.drawn``) over the gradient, in ``ctx.dtype``."""
+    g = g.contiguous()
+    gx = torch.empty_like(g, dtype=ctx.dtype)
+    native.call("dropout_" + native.suffix(g, gx), g, gx, g.numel(), *ctx.drawn)
+    return gx
+
+
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int, stream: int, out_dtype: torch.dtype) -> Tensor:
@@ -64,10 +72,7 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g = gradients[0].contiguous()
-        gx = torch.empty_like(g, dtype=ctx.dtype)
-        native.call("dropout_" + native.suffix(g, gx), g, gx, g.numel(), *ctx.drawn)
-        return gx, None, None, None, None
+        return gradient(ctx, gradients[0]), None, None, None, None
 
 
 def dropout(x: Tensor, p: float, dice: Dice, out_dtype: torch.dtype | None = None) -> Tensor:

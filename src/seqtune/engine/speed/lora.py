@@ -59,9 +59,9 @@ class _LoraLinearAnyRows(torch.autograd.Function):
         seed: int, stream: int,
     ) -> Tensor:  # fmt: skip
         x = x.contiguous()
-        (N, I), O, r = x.shape, len(B), len(A)  # noqa: E741
-        ctx.W, ctx.how = W, (N, I, O, r, scaling, seed, stream, threshold(p), keep_scale(p))
-        h, y = x.new_empty(N, -(-r // PAIRS) * PAIRS), x.new_empty(N, O)
+        (N, into), out, r = x.shape, len(B), len(A)
+        ctx.W, ctx.how = W, (N, into, out, r, scaling, seed, stream, threshold(p), keep_scale(p))
+        h, y = x.new_empty(N, -(-r // PAIRS) * PAIRS), x.new_empty(N, out)
         native.call("lora_forward", x, W.values, A, B, h, y, *ctx.how)
         ctx.save_for_backward(x, A, B, h)
         return y if bias is None else y.add_(bias)
@@ -148,6 +148,8 @@ def _forward(layer: Any, dice: Dice, compute_dtype: torch.dtype, weights: dict[i
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base = layer.base_layer
         if args or kwargs or not native.takes(x) or layer.disable_adapters or layer.merged:
+            return own(x, *args, **kwargs)
+        if down.weight.dtype != torch.float32 or up.weight.dtype != torch.float32:  # what the kernels read
             return own(x, *args, **kwargs)
         x = x.to(compute_dtype)
         W: Any = weights.get(id(base), base.weight)

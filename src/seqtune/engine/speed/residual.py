@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqtune.engine.speed import native
-from seqtune.engine.speed.dropout import Dice, keep_scale, threshold
+from seqtune.engine.speed.dropout import Dice, gradient, keep_scale, threshold
 from seqtune.engine.speed.norms import is_rms_norm, rms_norm_past
 from seqtune.engine.speed.patching import replaced_forward
 
@@ -40,10 +40,7 @@ class _DropoutAdd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g = gradients[0].contiguous()
-        gx = torch.empty_like(g, dtype=ctx.dtype)
-        native.call("dropout_" + native.suffix(g, gx), g, gx, g.numel(), *ctx.drawn)
-        return g, gx, None, None, None
+        return gradients[0], gradient(ctx, gradients[0]), None, None, None
 
 
 def dropout_add(base: Tensor, x: Tensor, p: float, dice: Dice) -> Tensor:

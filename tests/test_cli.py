@@ -80,7 +80,7 @@ def test_evaluate_takes_what_the_dataflow_takes_that_starts_from_an_adapter() ->
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path, rows_file: Path, monkeypatch: Any) -> None:
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(cli, "_tune", lambda values, as_json: seen.append(values))
+    monkeypatch.setattr(cli.training, "_tune", lambda values, as_json: seen.append(values))
     (tmp_path / "a.yaml").write_text(
         f"data_path: {rows_file}\nlearning_rate: 5e-3\nlora_r: 4\nuse_dora: yes\nuse_rslora: no\n"
     )

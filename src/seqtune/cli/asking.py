@@ -1,0 +1,96 @@
+"""The commands that use a tuned model: `evaluate`, `predict`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from seqtune.cli.app import quiet_libraries, seqtune
+from seqtune.cli.printing import print_text
+from seqtune.options import GroupedCommand, config_option, given, json_option, options_of
+from seqtune.settings import knobs, of_group
+
+#: What `seqtune predict` takes besides the questions.
+PREDICT_KNOBS = (
+    "input_text_key",
+    "model_id",
+    "max_new_tokens",
+    "num_beams",
+    "device_type",
+    "per_device_eval_batch_size",
+)
+
+
+@seqtune.command(cls=GroupedCommand)
+@click.argument("run", metavar="RUN", required=False)
+@options_of(
+    [*of_group(["data", "model", "tokenization", "evaluation"]), knobs()["adapter_path"]],
+    {**{name: "the run's own" for name in knobs() if name != "device_type"}, "adapter_path": "RUN"},
+)
+@config_option
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, run: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+    """Score a tuned model against its base model once more.
+
+    RUN is a run directory, or an adapter folder in PEFT's format. It is scored on the run's own rows, with the run's
+    own settings, unless told otherwise.
+
+    \b
+      seqtune evaluate runs/support --num-beams 4
+      seqtune evaluate runs/support --hold-out-path new.json
+    """
+    values = given(ctx, config, run, "adapter_path")
+    if "adapter_path" not in values:
+        raise click.UsageError("Missing argument 'RUN' (or adapter_path in --config).", ctx)
+    from seqtune import preflight, terminal
+
+    preflight.check_evaluation(values)
+    quiet_libraries()
+    with terminal.display(notes=not as_json, live=not as_json):
+        from seqtune import api
+
+        found = api.evaluate(**values)
+    if as_json:
+        print_text(terminal.as_json(found, indent=2))
+    else:
+        terminal.show_result(found, None)
+
+
+@seqtune.command()
+@click.argument("run", metavar="RUN")
+@click.argument("file", metavar="FILE|-")
+@options_of(
+    [knob for knob in knobs().values() if knob.name in PREDICT_KNOBS],
+    {name: "the run's own" for name in PREDICT_KNOBS if name != "device_type"},
+)
+@click.pass_context
+def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
+    """Answer questions with a tuned model, as JSON Lines.
+
+    FILE is of any kind that `finetune` reads, or text with a question a line (.txt); - is standard input: a JSON
+    object, a JSON string or a plain question a line. Each answer is a line {"input": ..., "output": ...}.
+
+    \b
+      seqtune predict runs/support questions.jsonl > answers.jsonl
+      echo "How do I reset it?" | seqtune predict runs/support -
+    """
+    values = given(ctx)
+    from seqtune import preflight, questions, terminal
+
+    saved = (preflight.check_saved(run)["manifest"] or {}).get("settings", {})
+    key = values.pop("input_text_key", None) or saved.get("input_text_key") or knobs()["input_text_key"].default
+    texts = questions.read(file, key)
+    preflight.check_model(values.get("model_id"))
+    quiet_libraries()
+    # Into a pipe, answers and errors alone; a person is told of the device and of a download.
+    with terminal.display(notes=sys.stderr.isatty(), live=file != "-" and not sys.stdout.isatty()):
+        from seqtune import api
+
+        model = api.load(run, **{name: values.pop(name) for name in ("device_type", "model_id") if name in values})
+        batch_size = values.pop("per_device_eval_batch_size", None)
+        ahead = 1 if file == "-" and sys.stdin.isatty() else api.CHUNK
+        for text, output in model.stream(texts, chunk=ahead, batch_size=batch_size, **values):
+            print_text(terminal.as_json({"input": text, "output": output}))

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -24,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqtune import progress
+from seqtune.data.findings import LEVELS, Finding, worst
 
 #: Metrics of the closing table, in its order: key, name, whether more is better. Metrics of your own follow them.
 SHOWN_METRICS = (
@@ -271,3 +273,33 @@ def show_inputs(rows: Sequence[Mapping[str, str]]) -> None:
         console.print(Text.assemble("  ", (row["name"], "cyan"), "  ", (kind, "dim")))
         for line in _wrapped(console, Text(f"{row['use']} Default: {row['default']}."), console.width - 6):
             console.print(Text("      ") + line, soft_wrap=True)
+
+
+#: Colours of the verdicts.
+_VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """The checks of the data on standard output, each with its verdict, what was found and what to do about it."""
+    console = _output()
+    room = max(20, console.width - 6) if console.is_terminal else 10_000
+    for finding in findings:
+        style = _VERDICT_STYLES[finding.verdict]
+        _say_under(console, Text.assemble((finding.verdict, style), "  ", _words(finding)), room)
+        for line in (*finding.examples, *([finding.mend] if finding.mend else [])):
+            mend = line is finding.mend
+            for part in _wrapped(console, Text(clean(line), "" if mend else "dim"), room):
+                console.print(Text("        ") + part, soft_wrap=True)
+    counts = Counter(finding.verdict for finding in findings)
+    words = ", ".join(f"{counts[level]} {level}" for level in LEVELS if counts[level])
+    console.print(Text.assemble("\n", (worst(findings), _VERDICT_STYLES[worst(findings)]), f"  {words}"))
+
+
+def _words(finding: Finding) -> Text:
+    return Text.assemble((finding.check.replace("_", " "), "bold"), "  ", clean(finding.found))
+
+
+def _say_under(console: Console, text: Text, room: int) -> None:
+    """A paragraph whose further lines stand under its words."""
+    for number, line in enumerate(_wrapped(console, text, room)):
+        console.print(Text("      " if number else "") + line, soft_wrap=True)

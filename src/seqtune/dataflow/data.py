@@ -12,7 +12,7 @@ from datasets import Dataset
 from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
-from seqtune import run, settings, store
+from seqtune import checking, run, settings, store
 from seqtune.data import checks, division, readers
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
@@ -137,6 +137,22 @@ def data_splits__presaved(
 ) -> dict[str, Any]:
     """The division that the adapter was trained by; validation and hold-out files given only now replace its sets."""
     return division.as_sets(division.made_again(clean_rows, data_settings, data_sources, saved_run["manifest"]))
+
+
+def data_findings(
+    data_settings: dict[str, Any],
+    data_sources: dict[str, Any],
+    raw_rows: dict[str, Any],
+    row_problems: dict[str, Any],
+    clean_rows: dict[str, Any],
+    train_set: Dataset,
+    validation_set: Dataset,
+    hold_out_set: Dataset,
+) -> list[dict[str, Any]]:
+    """What the checks of the data say, as `seqtune check` shows it: verdict, finding, examples, mend."""
+    sets = {"train": train_set, "validation": validation_set, "hold_out": hold_out_set}
+    subject = checking.Subject(data_settings, data_sources, raw_rows, row_problems, clean_rows, sets)
+    return checking.in_a_run(subject)
 
 
 @config.when(start="base")

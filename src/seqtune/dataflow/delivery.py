@@ -66,10 +66,13 @@ def derived_settings__presaved(
 
 @cache(behavior="recompute")
 def data_report(
-    data_summary: dict[str, Any], training_lengths: dict[str, Any], cut_rows: dict[str, Any]
+    data_summary: dict[str, Any],
+    data_findings: list[dict[str, Any]],
+    training_lengths: dict[str, Any],
+    cut_rows: dict[str, Any],
 ) -> dict[str, Any]:
-    """All that is known of the data: files, rows and splits, lengths, what was left out and what was cut."""
-    return {**data_summary, "training_lengths": training_lengths, "cut": cut_rows}
+    """All that is known of the data: files, rows, splits, what the checks found, lengths, what was cut."""
+    return {**data_summary, "findings": data_findings, "training_lengths": training_lengths, "cut": cut_rows}
 
 
 @cache(behavior="recompute")

@@ -1,0 +1,127 @@
+"""What to know about the data before it is trained on: all checks in one list, for `seqtune check` and for every run.
+
+A check is a function from a `Subject` to findings. A new one is written in the room of `seqtune.data` that knows what
+it looks at, and added to `CHECKS`; the command, the manifest and the report show it without further ado.
+
+Not covered: what stops a run by itself (a key that no row has, shares that do not fit): `seqtune.preflight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from seqtune.data import checks, division, readers
+from seqtune.data.checks import Problem
+from seqtune.data.findings import Finding
+from seqtune.errors import InputError
+from seqtune.progress import warn
+from seqtune.settings import DEFAULT
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a check looks at. The files go by the names ``data``, ``validation`` and ``hold_out``.
+
+    Args:
+        settings: the knobs in effect, by name.
+        sources: what `readers.identify` says of each file.
+        raw: the rows of each file as they stand in it.
+        problems: what makes rows of each file unusable.
+        clean: the usable rows of each file: ``row``, ``input``, ``reference``, ``extra``.
+        sets: ``train``, ``validation`` and ``hold_out``; empty where the rows can't be divided.
+        tokenizer: of the base model; None where no model is named, and then checks of tokens find nothing to say.
+    """
+
+    settings: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, Any]]
+    raw: Mapping[str, Sequence[Any]]
+    problems: Mapping[str, Sequence[Problem]]
+    clean: Mapping[str, Dataset]
+    sets: Mapping[str, Dataset] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+Check = Callable[[Subject], Iterable[Finding]]
+
+
+def usable_rows(subject: Subject) -> Iterable[Finding]:
+    """Rows that can't be used: FAIL, or WARN where they are left out."""
+    skip = subject.settings["on_bad_rows"] == "skip"
+    for name, problems in subject.problems.items():
+        path, total = subject.sources[name]["path"], len(subject.raw[name])
+        if not problems:
+            yield Finding("usable_rows", "PASS", f"{path}: {checks.counted(total, 'row')}", of=total)
+            continue
+        error = checks.bad_rows_error(path, problems, total)
+        yield Finding(
+            "usable_rows",
+            "WARN" if skip else "FAIL",
+            error.headline,
+            rows=len({problem.row for problem in problems}),
+            of=total,
+            examples=tuple(error.details),
+            mend="They are left out." if skip else "Fix the rows, or pass --on-bad-rows skip to leave them out.",
+        )
+
+
+#: Every check, in the order in which they are shown.
+CHECKS: tuple[Check, ...] = (usable_rows,)
+
+
+def findings_of(subject: Subject) -> list[Finding]:
+    """What all checks find."""
+    return [finding for check in CHECKS for finding in check(subject)]
+
+
+def in_a_run(subject: Subject) -> list[dict[str, Any]]:
+    """The findings of a run's data as the manifest has them; that there are warnings is said in a line."""
+    findings = findings_of(subject)
+    if warned := list(dict.fromkeys(finding.check for finding in findings if finding.verdict != "PASS")):
+        path = subject.sources["data"]["path"]
+        warn(f"{path}: worth a look: {', '.join(warned)}; `seqtune check {path}` shows where")
+    return [finding.as_dict() for finding in findings]
+
+
+def check(given: Mapping[str, Any]) -> list[Finding]:
+    """All that is found in the data that the settings name; what would stop a run is a finding too.
+
+    Args:
+        given: checked settings, ``data_path`` among them; the others have their defaults.
+    """
+    settings = {**DEFAULT.model_dump(), **given}
+    try:
+        subject, stopped = _subject(settings)
+    except InputError as error:
+        return [_failed("readable", error)]
+    return [*findings_of(subject), *stopped]
+
+
+def _subject(settings: Mapping[str, Any]) -> tuple[Subject, list[Finding]]:
+    """The subject, and what keeps the rows from being divided. Raises InputError for a file that can't be read."""
+    keys, split = (settings["input_text_key"], settings["output_text_key"]), settings["dataset_split"]
+    sources, raw, problems, clean = {}, {}, {}, {}
+    for name in ("data", "validation", "hold_out"):
+        path = settings[f"{name}_path"]
+        if path is not None:
+            sources[name] = readers.identify(path, split)
+            raw[name] = readers.read(sources[name], split)
+            problems[name] = checks.check_rows(raw[name], *keys, path=path)
+    stopped: list[Finding] = []
+    sets: dict[str, Any] = {}
+    try:
+        clean = {name: checks.clean_rows(rows, problems[name], *keys) for name, rows in raw.items()}
+        divided = division.made(clean, settings)
+        sets = {"train": divided.train, "validation": divided.validation, "hold_out": divided.hold_out}
+    except InputError as error:
+        stopped = [_failed("splits", error)]
+    return Subject(settings, sources, raw, problems, clean, sets), stopped
+
+
+def _failed(name: str, error: InputError) -> Finding:
+    return Finding(name, "FAIL", error.headline, examples=tuple(error.details), mend=error.mend)

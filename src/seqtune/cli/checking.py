@@ -1,0 +1,47 @@
+"""The command that looks at data before anything is trained: `check`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from seqtune.cli.app import quiet_libraries, seqtune
+from seqtune.cli.printing import print_text
+from seqtune.options import GroupedCommand, config_option, given, json_option, options_of
+from seqtune.settings import of_group
+
+
+@seqtune.command(cls=GroupedCommand)
+@click.argument("file", metavar="FILE", required=False)
+@options_of(of_group(["data"]), {"data_path": "FILE"})
+@config_option
+@json_option
+@click.pass_context
+def check(ctx: click.Context, file: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+    """Say what is wrong with FILE, all of it at once.
+
+    Nothing is trained or downloaded. Every check ends in PASS, WARN (it can be trained on, but know this) or FAIL (it
+    can't). Exit status 2 if one fails, else 0.
+
+    \b
+      seqtune check support.json
+      seqtune check support.csv --on-bad-rows skip --json
+    """
+    values = given(ctx, config, file)
+    if "data_path" not in values:
+        raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
+    quiet_libraries()
+    from seqtune import checking, terminal
+    from seqtune.data.findings import worst
+
+    with terminal.display(notes=not as_json, live=not as_json):
+        findings = checking.check(values)
+    if as_json:
+        content = {"verdict": worst(findings), "findings": [finding.as_dict() for finding in findings]}
+        print_text(terminal.as_json(content, indent=2))
+    else:
+        terminal.show_findings(findings)
+    if worst(findings) == "FAIL":
+        sys.exit(2)

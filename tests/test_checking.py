@@ -1,0 +1,74 @@
+"""`seqtune check`, and the same checks in a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import seqtune
+
+GOOD = [{"question": f"What is {i}?", "reply": f"It is number {i}."} for i in range(20)]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.json").write_text(json.dumps(GOOD))
+    return tmp_path
+
+
+def test_good_rows_pass(command: Callable, here: Path) -> None:
+    status, out, err = command("check", "good.json")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "PASS  usable rows  good.json: 20 rows"
+    assert out.splitlines()[-1].startswith("PASS  ")
+    assert [path.name for path in here.iterdir()] == ["good.json"]
+
+
+def test_bad_rows_fail_or_are_left_out(command: Callable, here: Path) -> None:
+    (here / "bad.json").write_text(json.dumps([*GOOD, {"question": "a", "reply": ""}, {"question": 3}]))
+    status, out, _ = command("check", "bad.json", "--json")
+    found = json.loads(out)
+    assert (status, found["verdict"]) == (2, "FAIL")
+    (finding,) = [each for each in found["findings"] if each["verdict"] == "FAIL"]
+    assert (finding["check"], finding["rows"], finding["of"]) == ("usable_rows", 2, 22)
+    status, out, _ = command("check", "bad.json", "--json", "--on-bad-rows", "skip")
+    assert (status, json.loads(out)["verdict"]) == (0, "WARN")
+
+
+def test_what_stops_a_run_is_a_finding(command: Callable, here: Path) -> None:
+    (here / "one.json").write_text(json.dumps(GOOD[:1]))
+    for arguments, check in (
+        (("god.json",), "readable"),
+        (("good.json", "--output-text-key", "answer"), "readable"),
+        (("one.json",), "splits"),
+        (("good.json", "--validation-path", "none.json"), "readable"),
+    ):
+        status, out, _ = command("check", *arguments, "--json")
+        assert status == 2
+        assert [each["check"] for each in json.loads(out)["findings"] if each["verdict"] == "FAIL"] == [check]
+
+
+def test_a_run_has_them_in_its_manifest(here: Path, tiny_t5: Path) -> None:
+    driver = seqtune.build_driver({"start": "base"})
+    found = driver.execute(["data_findings"], inputs={"data_path": "good.json"})["data_findings"]
+    assert found[0] == {
+        "check": "usable_rows",
+        "verdict": "PASS",
+        "found": "good.json: 20 rows",
+        "rows": 0,
+        "of": 20,
+        "examples": [],
+        "mend": "",
+    }
+
+
+def test_checking_does_not_wait_for_pytorch(here: Path) -> None:
+    script = "import sys; sys.argv = ['seqtune', 'check', 'good.json']\nfrom seqtune import cli\ncli.main()\n"
+    script += "assert not {'torch', 'transformers', 'hamilton'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=here)

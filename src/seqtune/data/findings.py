@@ -44,4 +44,8 @@ class Finding:
 
 def worst(findings: Iterable[Finding]) -> Level:
     """The gravest verdict among them; PASS of none."""
-    return max((finding.verdict for finding in findings), key=LEVELS.index, default="PASS")
+    found = {finding.verdict for finding in findings}
+    for level in reversed(LEVELS):
+        if level in found:
+            return level
+    return "PASS"

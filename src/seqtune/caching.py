@@ -32,6 +32,7 @@ from hamilton.io.data_adapters import DataLoader, DataSaver
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from seqtune.data.groups import Groups
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.models.loading import weights_sha256
 from seqtune.run import TrainedAdapter
@@ -48,6 +49,12 @@ def _dataset(data: Dataset, *args: Any, **kwargs: Any) -> str:
         writer.write_table(table)
     digest.update(sink.getvalue())
     return digest.hexdigest()
+
+
+@fingerprinting.hash_value.register(Groups)
+def _groups(groups: Groups, *args: Any, **kwargs: Any) -> str:
+    arrays = [hashlib.sha256(array.tobytes()).hexdigest() for array in (groups.question, groups.group)]
+    return _digest([*arrays, groups.threshold, groups.whole])
 
 
 @fingerprinting.hash_value.register(torch.nn.Module)

@@ -57,6 +57,7 @@ class Settings(BaseModel):
     hold_out_path: str | None = knob(None, "Your own hold-out file, instead of a share of data_path.", group="data", derived="split off data_path", min_length=1)
     on_bad_rows: Literal["fail", "skip"] = knob("fail", "What to do with rows that can't be used: stop and list them, or leave them out.", group="data")
     max_samples: int | None = knob(None, "Use only this many rows of data_path, chosen by random_state.", group="data", unit="rows", derived="all", ge=3)
+    near_duplicate_threshold: float = knob(0.7, "Questions that share this much of their text (pieces of four characters, Jaccard) are near-duplicates and stay in one set; 1: only the same question does.", group="data", ge=0.5, le=1)
     train_size: float = knob(0.8, "Share of the rows to train on.", group="data", gt=0, lt=1)
     validation_size: float | None = knob(None, "Share of the rows to choose the best adapter by.", group="data", derived="half of what train_size leaves, or all that is left when hold_out_size is given", gt=0, lt=1)
     hold_out_size: float | None = knob(None, "Share of the rows kept for the final score.", group="data", derived="half of what train_size leaves, or all that is left when validation_size is given", gt=0, lt=1)

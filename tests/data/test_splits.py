@@ -12,7 +12,8 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqtune.data.splits import NAMES, Splits, question_key, shares_of, split, with_own_files
+from seqtune.data.shingles import question_key
+from seqtune.data.splits import NAMES, Splits, shares_of, split, with_own_files
 from seqtune.errors import InputError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

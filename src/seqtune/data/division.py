@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data.checks import sample_rows
+from seqtune.data.groups import Groups, grouped
 from seqtune.data.splits import Splits, with_new_files, with_own_files
 from seqtune.errors import InputError
 from seqtune.progress import warn
@@ -20,16 +21,28 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def made(clean_rows: Mapping[str, Dataset], settings: Mapping[str, Any]) -> Splits:
+def used(clean_rows: Mapping[str, Dataset], settings: Mapping[str, Any]) -> Dataset:
+    """The rows to divide: those of the file ``data``, at most ``max_samples`` of them."""
+    return sample_rows(clean_rows["data"], settings["max_samples"], settings["random_state"])
+
+
+def groups_of(clean_rows: Mapping[str, Dataset], settings: Mapping[str, Any]) -> Groups:
+    """The groups of near-duplicates among the rows to divide."""
+    return grouped(used(clean_rows, settings), settings["near_duplicate_threshold"])
+
+
+def made(clean_rows: Mapping[str, Dataset], settings: Mapping[str, Any], groups: Groups | None = None) -> Splits:
     """The division of clean rows (``data``, and own ``validation`` and ``hold_out`` rows where there are any).
 
     Args:
         clean_rows: the rows of each file.
         settings: the knobs of the group ``data``.
+        groups: as `groups_of` makes them; None: they are made here.
     """
-    rows = sample_rows(clean_rows["data"], settings["max_samples"], settings["random_state"])
+    groups = groups or groups_of(clean_rows, settings)
     sizes = {name: settings[name] for name in ("train_size", "validation_size", "hold_out_size", "random_state")}
-    return with_own_files(rows, clean_rows.get("validation"), clean_rows.get("hold_out"), **sizes)
+    own = clean_rows.get("validation"), clean_rows.get("hold_out")
+    return with_own_files(used(clean_rows, settings), *own, **sizes, groups=groups)
 
 
 #: The files of a run by their knobs without ``_path``. The last two are those that a saved run had of its own.
@@ -45,7 +58,11 @@ DIVIDING = (
     "validation_size",
     "hold_out_size",
     "random_state",
+    "near_duplicate_threshold",
 )
+
+#: What runs had that do not say: they were divided by the same question alone.
+OLDER = {"near_duplicate_threshold": 1.0}
 
 
 def as_the_run(
@@ -63,7 +80,8 @@ def as_the_run(
     """
     if manifest is None:
         return settings
-    saved = manifest["settings"]
+    saved = {**OLDER, **manifest["settings"]}
+    settings = {**settings, **{name: saved[name] for name in OLDER if given.get(name) is None}}
     other = [name for name in DIVIDING if given.get(name) is not None and settings[name] != saved.get(name)]
     if other:
         raise InputError(
@@ -82,6 +100,7 @@ def made_again(
     settings: Mapping[str, Any],
     sources: Mapping[str, Any],
     manifest: Mapping[str, Any] | None,
+    groups: Groups | None = None,
 ) -> Splits:
     """The division of a saved run; files that it did not have replace its sets afterwards.
 
@@ -90,13 +109,14 @@ def made_again(
         settings: as for `made`.
         sources: what `readers.identify` says of each file.
         manifest: the saved run's; None for an adapter from elsewhere, of whose training rows nothing is known.
+        groups: as for `made`.
     """
     if manifest is None:
-        divided = made(clean_rows, settings)
+        divided = made(clean_rows, settings, groups)
         text = "what the adapter was trained on is not known: rows of it may be among those scored"
         return replace(divided, warnings=(*divided.warnings, text))
     own = {name: clean_rows[f"run_{name}"] for name in ("validation", "hold_out") if f"run_{name}" in clean_rows}
-    again = made({"data": clean_rows["data"], **own}, settings)
+    again = made({"data": clean_rows["data"], **own}, settings, groups)
     if changed := _changed(sources, manifest):
         text = f"{changed} is not what it was in the run: rows it was trained on may be among those scored"
         again = replace(again, warnings=(*again.warnings, text))
@@ -105,7 +125,7 @@ def made_again(
         for name, rows in clean_rows.items()
         if name in ("validation", "hold_out") and settings[f"{name}_path"] != settings[f"run_{name}_path"]
     }
-    return with_new_files(again, new.get("validation"), new.get("hold_out"))
+    return with_new_files(again, new.get("validation"), new.get("hold_out"), settings["near_duplicate_threshold"])
 
 
 def is_unseen(sources: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> bool:

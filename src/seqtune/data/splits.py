@@ -1,21 +1,25 @@
 """Training, validation and hold-out rows: by groups, the same on every machine and for every order of the file.
 
-Rows that ask the same question (case, spacing and punctuation aside) stay together, so that no question is both trained
-on and scored. Everything is ordered by sha256; nothing by a random generator or by the row's place in the file.
+Rows that ask the same question (case, spacing and punctuation aside), or nearly the same (`seqtune.data.groups`), stay
+together, so that no question is both trained on and scored. Everything is ordered by sha256; nothing by a random
+generator or by the row's place in the file.
 
-Not covered: questions that are alike without being the same.
+Not covered: questions that mean the same in other words.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import regex
+import numpy as np
+from numpy.typing import NDArray
 
 from seqtune.data.checks import content_hash, counted
+from seqtune.data.columns import batches
+from seqtune.data.groups import Groups, alike, grouped
+from seqtune.data.placing import placed, said_of, targets_of
 from seqtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +30,6 @@ NAMES = ("train", "validation", "hold_out")
 FEW = 20
 #: A share that misses what was asked for by more than this is told.
 NOTABLE = 0.05
-# Letters, marks and numbers of every script stay; of the marks, not the invisible ones (variation selectors, joiners).
-ASIDE = regex.compile(r"[^\p{L}\p{M}\p{N}]+|\p{Default_Ignorable_Code_Point}+")
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,6 @@ class Splits:
     def sizes(self) -> dict[str, int]:
         """Rows of each split, by name."""
         return {name: len(getattr(self, name)) for name in NAMES}
-
-
-def question_key(text: str) -> str:
-    """What two questions must share to be the same: their letters, marks and numbers, NFKC and casefolded.
-
-    Of a text without any of these ("???"), the text itself, stripped.
-    """
-    # Folding case can undo the normal form, so that is made again (as Unicode's NFKC_Casefold does).
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return ASIDE.sub("", folded) or text.strip()
 
 
 def shares_of(
@@ -99,13 +91,14 @@ def split(
     validation_size: float | None,
     hold_out_size: float | None,
     random_state: int,
+    groups: Groups | None = None,
 ) -> Splits:
     """Divide clean rows in three.
 
-    Groups of rows with one `question_key` are never divided. They are ordered by sha256 of `random_state` and the key
-    and fill training, then validation, then hold-out; sizes come as near to the fractions as groups allow, and each
-    split gets at least one group. Inside a split the rows are ordered by sha256 of their content, so that training too
-    is independent of the order in the file.
+    Groups of near-duplicates are not divided, unless nothing is left to score with otherwise; groups of rows with one
+    `question_key` never are. They are ordered by sha256 of `random_state` and a key and fill training, then validation,
+    then hold-out; sizes come as near to the fractions as groups allow, and each split gets at least one group. Inside a
+    split the rows are ordered by sha256 of their content, so that training too is independent of the order in the file.
 
     Args:
         dataset: as `checks.clean_rows` makes it.
@@ -113,11 +106,13 @@ def split(
         validation_size: the same; None: half of what `train_size` leaves, or all that the other two leave.
         hold_out_size: the same; None: half of what `train_size` leaves, or all that the other two leave.
         random_state: another number, another division.
+        groups: of the rows; None: rows with the same question.
 
     Raises:
         InputError: fractions that do not fit together; fewer than three different questions.
     """
-    parts, warnings = _divide(dataset, shares_of(train_size, validation_size, hold_out_size), random_state)
+    groups = groups or grouped(dataset, 1.0)
+    parts, warnings = _divide(dataset, shares_of(train_size, validation_size, hold_out_size), random_state, groups)
     return Splits(parts["train"], parts["validation"], parts["hold_out"], warnings)
 
 
@@ -129,12 +124,14 @@ def with_own_files(
     validation_size: float | None,
     hold_out_size: float | None,
     random_state: int,
+    groups: Groups | None = None,
 ) -> Splits:
     """Divide clean rows, with the user's own validation rows, hold-out rows or both in place of a share.
 
     What is left of the shares keeps its proportions; the size of a split that has its own rows is not used. Rows whose
-    question is in an own split are taken out of those to divide, and out of the own validation rows where it is in the
-    own hold-out rows too; warnings count them.
+    question, or a near-duplicate of it, is in an own split are taken out of those to divide, and out of the own
+    validation rows where it is in the own hold-out rows too; warnings count them. Near-duplicates stay where they would
+    be more than half of the rows, and the warning says so.
 
     Args:
         train: the rows to divide.
@@ -144,12 +141,14 @@ def with_own_files(
         validation_size: the same.
         hold_out_size: the same.
         random_state: as for `split`.
+        groups: of ``train``, as for `split`.
 
     Raises:
         InputError: as `split`; an own split without rows; no rows left to train on or to validate with.
     """
     if validation is None and hold_out is None:
-        return split(train, train_size, validation_size, hold_out_size, random_state)
+        return split(train, train_size, validation_size, hold_out_size, random_state, groups)
+    groups = groups or grouped(train, 1.0)
     own = {name: rows for name, rows in (("validation", validation), ("hold_out", hold_out)) if rows is not None}
     wanted = {name: share for name, share in shares_of(train_size).items() if name not in own}
     for name, size in (("validation", validation_size), ("hold_out", hold_out_size)):
@@ -158,25 +157,32 @@ def with_own_files(
 
     warnings: list[str] = []
     if len(own) == 2:
-        own["validation"] = _taken_out(own["validation"], "validation", {"hold-out": own["hold_out"]}, warnings)
-    train = _taken_out(train, "training", {name.replace("_", "-"): rows for name, rows in own.items()}, warnings)
+        others = {"hold-out": own["hold_out"]}
+        kept = _kept(own["validation"], "validation", others, groups.threshold, warnings)
+        own["validation"] = own["validation"].select(kept)
+    others = {name.replace("_", "-"): rows for name, rows in own.items()}
+    kept = _kept(train, "training", others, groups.threshold, warnings)
+    train, groups = train.select(kept), groups.take(kept)
     _check_fractions({f"{name}_size": share for name, share in wanted.items()})
     total = sum(wanted.values())
-    parts, more = _divide(train, {name: share / total for name, share in wanted.items()}, random_state)
+    parts, more = _divide(train, {name: share / total for name, share in wanted.items()}, random_state, groups)
     parts |= {name: _by_content(rows) for name, rows in own.items()}
     return Splits(parts["train"], parts["validation"], parts["hold_out"], (*warnings, *more))
 
 
-def with_new_files(made: Splits, validation: Dataset | None, hold_out: Dataset | None) -> Splits:
+def with_new_files(
+    made: Splits, validation: Dataset | None, hold_out: Dataset | None, threshold: float = 1.0
+) -> Splits:
     """A finished division with other validation rows, hold-out rows or both; the training rows stay what they were.
 
-    For scoring an adapter on rows that came later: rows whose question it was trained on, or chosen by, are left out of
-    them, and warnings count them.
+    For scoring an adapter on rows that came later: rows whose question, or a near-duplicate of it, it was trained on or
+    chosen by are left out of them, and warnings count them.
 
     Args:
         made: the division that the adapter was trained by.
         validation: rows in place of its validation rows, or None.
         hold_out: rows in place of its hold-out rows, or None.
+        threshold: as in `Groups`.
 
     Raises:
         InputError: no row is left.
@@ -184,113 +190,88 @@ def with_new_files(made: Splits, validation: Dataset | None, hold_out: Dataset |
     warnings = list(made.warnings)
     seen = {"training": made.train}
     if validation is not None:
-        validation = _by_content(_taken_out(validation, "validation", seen, warnings))
+        validation = _by_content(validation.select(_kept(validation, "validation", seen, threshold, warnings)))
     if hold_out is not None:
         chosen_by = {"validation": made.validation} if validation is None else {"own validation": validation}
         seen = {**seen, "validation": made.validation, **chosen_by}
-        hold_out = _by_content(_taken_out(hold_out, "hold-out", seen, warnings))
+        hold_out = _by_content(hold_out.select(_kept(hold_out, "hold-out", seen, threshold, warnings)))
     return Splits(made.train, validation or made.validation, hold_out or made.hold_out, tuple(warnings))
 
 
 def _divide(
-    dataset: Dataset, shares: Mapping[str, float], random_state: int
+    dataset: Dataset, shares: Mapping[str, float], random_state: int, groups: Groups
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The rows by name of share, with warnings; one to three shares that sum to 1."""
-    groups: dict[str, list[int]] = {}
-    for index, text in enumerate(dataset["input"][:]):
-        groups.setdefault(question_key(text), []).append(index)
     rows = len(dataset)
+    questions = len(np.unique(groups.question))
     names = " and ".join(name.replace("_", "-") for name in shares)
-    if len(groups) < len(shares):
-        found = f"{counted(len(groups), 'different question')} in {counted(rows, 'row')}"
+    if questions < len(shares):
+        found = f"{counted(questions, 'different question')} in {counted(rows, 'row')}"
         expected = f"expected at least {len(shares)}: one each for {names.replace(' and ', ', ', len(shares) - 2)}"
         raise InputError(
             found, [expected], "Add rows; the same question in other letter case or punctuation counts once."
         )
-
-    ordered = sorted(groups, key=lambda key: content_hash(f"split {random_state}", key))
-    targets = _targets(rows, shares)
-    indices: dict[str, list[int]] = {name: [] for name in shares}
-    for name, key in _filled(ordered, {key: len(members) for key, members in groups.items()}, targets):
-        indices[name].extend(groups[key])
+    targets = targets_of(rows, shares)
+    split_of, divided = placed(dataset, groups, targets, random_state)
+    indices = {name: np.flatnonzero(split_of == number) for number, name in enumerate(shares)}
 
     warnings = []
-    if len(groups) <= FEW:
+    if questions <= FEW:
         sizes = ", ".join(f"{name.replace('_', '-')} {len(members)}" for name, members in indices.items())
         warnings.append(
-            f"only {counted(len(groups), 'different question')} in {counted(rows, 'row')} ({sizes}): "
+            f"only {counted(questions, 'different question')} in {counted(rows, 'row')} ({sizes}): "
             "scores from so few rows say little"
         )
     for name, members in indices.items():
-        if len(groups) > FEW and abs(len(members) - targets[name]) > NOTABLE * rows:
+        if questions > FEW and abs(len(members) - targets[name]) > NOTABLE * rows:
             has = f"{name.replace('_', '-')} has {len(members) / rows:.0%} of the rows"
             warnings.append(f"{has} instead of {targets[name] / rows:.0%}: rows with the same question stay together")
+    if divided:
+        warnings.append(said_of(groups, split_of))
     return {name: _by_content(dataset.select(members)) for name, members in indices.items()}, tuple(warnings)
-
-
-def _targets(rows: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers of rows, at least one each, that sum to `rows` and are nearest to the shares."""
-    targets = dict.fromkeys(shares, 0)
-    *before_last, last = shares
-    left, share_left = rows, 1.0
-    for name in before_last:
-        # Rounded first: 0.1 * 25 must be 2.5 whether 0.1 was given or is 1 - 0.9.
-        targets[name] = min(left, int(round(left * shares[name] / share_left, 6) + 0.5))
-        left, share_left = left - targets[name], share_left - shares[name]
-    targets[last] = left
-    for name in targets:
-        if targets[name] < 1:
-            targets[max(targets, key=targets.__getitem__)] -= 1
-            targets[name] += 1
-    return targets
-
-
-def _filled(ordered: list[str], sizes: Mapping[str, int], targets: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Which split each group goes to: (name of the split, key) for every key.
-
-    Groups larger than the smallest target go first, largest ahead, each to the split with most room: at the end they
-    would fit nowhere. The others fill the splits in turn. No split is left without a group.
-    """
-    limit = min(targets.values())
-    large = sorted((key for key in ordered if sizes[key] > limit), key=lambda key: -sizes[key])  # stable: ties by hash
-    room = dict(targets)
-    empty = set(targets)
-    placed = []
-    queue = [*large, *(key for key in ordered if sizes[key] <= limit)]
-    for position, key in enumerate(queue):
-        open_to = [name for name in targets if name in empty] if len(queue) - position <= len(empty) else list(targets)
-        fitting = [name for name in open_to if room[name] >= sizes[key]] if sizes[key] <= limit else []
-        name = fitting[0] if fitting else max(open_to, key=room.__getitem__)
-        placed.append((name, key))
-        room[name] -= sizes[key]
-        empty.discard(name)
-    return placed
 
 
 def _by_content(dataset: Dataset) -> Dataset:
     """The rows ordered by sha256 of their content; rows alike in all of it by their number in the file."""
-    columns = [dataset[name][:] for name in ("input", "reference", "extra", "row")]
-    order = [(content_hash(*texts), row) for *texts, row in zip(*columns, strict=True)]
-    return dataset.select(sorted(range(len(order)), key=order.__getitem__))
+    hashes, numbers = np.empty(len(dataset), dtype="S64"), np.empty(len(dataset), dtype=np.int64)
+    at = 0
+    for *columns, rows in batches(dataset, "input", "reference", "extra", "row"):
+        part = slice(at, at + len(rows))
+        hashes[part] = [content_hash(*texts).encode() for texts in zip(*columns, strict=True)]
+        numbers[part] = rows
+        at += len(rows)
+    return dataset.select(np.lexsort((numbers, hashes)))
 
 
-def _taken_out(dataset: Dataset, name: str, others: Mapping[str, Dataset], warnings: list[str]) -> Dataset:
-    """The rows whose question is in none of the others; adds a warning for each of those that took some."""
-    takers: dict[str, str] = {}
-    for other, rows in others.items():
+def _kept(
+    dataset: Dataset, name: str, others: Mapping[str, Dataset], threshold: float, warnings: list[str]
+) -> NDArray[np.int64]:
+    """The rows whose question is in none of the others; adds warnings for those that took some."""
+    same, near = np.full(len(dataset), -1), np.full(len(dataset), -1)
+    for number, (other, rows) in enumerate(others.items()):
         if not len(rows):
             raise InputError(f"the {other} file has no rows", mend="Give a file with rows, or leave the option out.")
-        for text in rows["input"][:]:
-            takers.setdefault(question_key(text), other)
-    found = [takers.get(question_key(text)) for text in dataset["input"][:]]
-    for other in others:
-        if count := found.count(other):
+        is_same, found, _ = alike(dataset, rows, threshold)
+        same[is_same & (same < 0)] = number
+        near[(found >= 0) & (near < 0)] = number
+    near[same >= 0] = -1
+    for number, other in enumerate(others):
+        if count := int((same == number).sum()):
             were = "was" if count == 1 else "were"
             warnings.append(
                 f"{counted(count, f'{name} row')} {were} left out: the same question is in the {other} file"
             )
-    kept = [index for index, other in enumerate(found) if other is None]
-    if not kept:
+    kept = np.flatnonzero(same < 0)
+    if not len(kept):
         text = f"no {name} row is left: the question of each is also in the {' or '.join(others)} file"
         raise InputError(text, mend="Give files that do not overlap.")
-    return dataset.select(kept)
+    too_many = (near >= 0).sum() > len(kept) / 2
+    for number, other in enumerate(others):
+        if count := int((near == number).sum()):
+            text = f"{counted(count, f'{name} row')} {'was' if count == 1 else 'were'} left out"
+            if too_many:
+                text = (
+                    f"{counted(count, f'{name} row')} {'stays' if count == 1 else 'stay'}, being too many to leave out"
+                )
+            warnings.append(f"{text}: a near-duplicate of the question is in the {other} file")
+    return kept if too_many else np.flatnonzero((same < 0) & (near < 0))

@@ -14,6 +14,7 @@ from hamilton.function_modifiers import cache, config, extract_fields
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
 from seqtune import checking, run, settings, store
 from seqtune.data import checks, division, readers
+from seqtune.data.groups import Groups
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
 
@@ -46,6 +47,7 @@ def data_settings__base(
     hold_out_path: str | None = DEFAULT.hold_out_path,
     on_bad_rows: Literal["fail", "skip"] = DEFAULT.on_bad_rows,
     max_samples: int | None = DEFAULT.max_samples,
+    near_duplicate_threshold: float = DEFAULT.near_duplicate_threshold,
     train_size: float = DEFAULT.train_size,
     validation_size: float | None = DEFAULT.validation_size,
     hold_out_size: float | None = DEFAULT.hold_out_size,
@@ -69,6 +71,7 @@ def data_settings__presaved(
     hold_out_path: str | None = None,
     on_bad_rows: Literal["fail", "skip"] | None = None,
     max_samples: int | None = None,
+    near_duplicate_threshold: float | None = None,
     train_size: float | None = None,
     validation_size: float | None = None,
     hold_out_size: float | None = None,
@@ -123,20 +126,32 @@ def clean_rows(
     return clean
 
 
+def question_groups(clean_rows: dict[str, Any], data_settings: dict[str, Any]) -> Groups:
+    """Which rows ask the same question or near-duplicates of it: these stay in one set."""
+    return division.groups_of(clean_rows, data_settings)
+
+
 @config.when(start="base")
 @extract_fields({"train_set": Dataset, "validation_set": Dataset, "hold_out_set": Dataset, "split_warnings": list})
-def data_splits__base(clean_rows: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
+def data_splits__base(
+    clean_rows: dict[str, Any], data_settings: dict[str, Any], question_groups: Groups
+) -> dict[str, Any]:
     """Training, validation and hold-out set: the same for the same rows in any order; no question in two of them."""
-    return division.as_sets(division.made(clean_rows, data_settings))
+    return division.as_sets(division.made(clean_rows, data_settings, question_groups))
 
 
 @config.when(start="presaved")
 @extract_fields({"train_set": Dataset, "validation_set": Dataset, "hold_out_set": Dataset, "split_warnings": list})
 def data_splits__presaved(
-    clean_rows: dict[str, Any], data_settings: dict[str, Any], data_sources: dict[str, Any], saved_run: dict[str, Any]
+    clean_rows: dict[str, Any],
+    data_settings: dict[str, Any],
+    data_sources: dict[str, Any],
+    saved_run: dict[str, Any],
+    question_groups: Groups,
 ) -> dict[str, Any]:
     """The division that the adapter was trained by; validation and hold-out files given only now replace its sets."""
-    return division.as_sets(division.made_again(clean_rows, data_settings, data_sources, saved_run["manifest"]))
+    again = division.made_again(clean_rows, data_settings, data_sources, saved_run["manifest"], question_groups)
+    return division.as_sets(again)
 
 
 def data_findings(

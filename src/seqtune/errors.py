@@ -43,6 +43,15 @@ class InputError(SeqtuneError):
     exit_status = 2
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether Python's memory, or that of the device, is used up; told without an import of PyTorch."""
+    names = {each.__name__ for each in type(error).__mro__}
+    said = str(error) if isinstance(error, RuntimeError) else ""  # PyTorch on a CPU and on a Mac has no type for it
+    return (
+        bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in said or "out of memory" in said
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint such as ``did you mean `learning_rate`?`` for a mistyped name, or the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -28,6 +28,7 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 _listener: ContextVar[Listener | None] = ContextVar("seqtune_progress_listener", default=None)
+_latest: ContextVar[str] = ContextVar("seqtune_latest_progress", default="")
 
 
 @contextmanager
@@ -42,9 +43,20 @@ def listening(listener: Listener) -> Iterator[None]:
 
 def advance(stage: str, done: int, total: int, unit: str, **figures: float) -> None:
     """Report that ``done`` of ``total`` units of the stage are behind us."""
+    _latest.set(f"{stage}, {done:,} of {total:,} {unit}")
     listener = _listener.get()
     if listener is not None:
         listener(Progress(stage, done, total, unit, figures))
+
+
+def begin() -> None:
+    """Forget what an earlier command in this process has reported."""
+    _latest.set("")
+
+
+def latest() -> str:
+    """What was reported last, in words: ``training, 12 of 300 steps``; empty before anything was."""
+    return _latest.get()
 
 
 def say(text: str) -> None:

@@ -87,6 +87,7 @@ class Settings(BaseModel):
     max_grad_norm: float = knob(1.0, "Gradients longer than this are scaled down to it; 0 turns it off.", group="finetuning", ge=0)
     per_device_train_batch_size: int = knob(8, "Rows of a forward and backward pass.", group="finetuning", unit="rows", ge=1)
     gradient_accumulation_steps: int = knob(1, "Passes an optimizer step; the gradient is the mean over their target tokens.", group="finetuning", unit="passes", ge=1)
+    auto_batch: bool = knob(False, "Where memory runs out, halve the rows of a pass and go on, with the same rows a step.", group="finetuning")
     eval_steps: int | None = knob(None, "Steps between two measurements of the validation loss.", group="finetuning", unit="steps", derived="half an epoch, but 20 measurements a run at most", ge=1)
     early_stopping_patience: int = knob(5, "Stop after this many measurements without a better validation loss; 0 never stops early.", group="finetuning", unit="measurements", ge=0)
     group_by_length: bool | None = knob(None, "Batches of rows of like length: less padding, a quarter faster, at a slightly higher loss.", group="finetuning", derived="with the fast engine, in runs of 2,000 steps and more")

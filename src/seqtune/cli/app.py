@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from seqtune import __version__
-from seqtune.errors import RunError
+from seqtune.errors import RunError, SeqtuneError, is_out_of_memory
+from seqtune.progress import begin, latest
 from seqtune.settings import knobs
 
 #: What makes a command take less memory when it is made smaller.
@@ -29,15 +30,17 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was typed."""
+        begin()
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if isinstance(error, SeqtuneError) or not is_out_of_memory(error):
                 raise
             name = ctx.invoked_subcommand or ""
             smaller = [knobs()[each].option for each in MEMORY_KNOBS if each in _parameters(self, name)]
             mend = f"Try a smaller {', or a smaller '.join(smaller)}." if smaller else "Close other programs."
-            raise RunError(f"out of memory while running `seqtune {name}`", mend=mend) from None
+            done = [f"the last that was reported: {latest()}"] if latest() else []
+            raise RunError(f"out of memory while running `seqtune {name}`", done, mend) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,18 +60,9 @@ def _parameters(group: click.Group, name: str) -> set[str | None]:
     return {parameter.name for parameter in group.commands[name].params} if name in group.commands else set()
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether Python's memory, or that of the device, is used up; told without an import of PyTorch."""
-    names = {each.__name__ for each in type(error).__mro__}
-    said = str(error) if isinstance(error, RuntimeError) else ""  # PyTorch on a CPU and on a Mac has no type for it
-    return (
-        bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in said or "out of memory" in said
-    )
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether Hamilton's banner with a traceback says more than our message will."""
-    return not _is_out_of_memory(sys.exc_info()[1])
+    return not is_out_of_memory(sys.exc_info()[1])
 
 
 def quiet_libraries() -> None:

@@ -46,6 +46,7 @@ def training_settings__base(
     max_steps: int | None = DEFAULT.max_steps,
     per_device_train_batch_size: int = DEFAULT.per_device_train_batch_size,
     gradient_accumulation_steps: int = DEFAULT.gradient_accumulation_steps,
+    auto_batch: bool = DEFAULT.auto_batch,
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = DEFAULT.lr_scheduler_type,
     warmup_steps: float = DEFAULT.warmup_steps,
     weight_decay: float = DEFAULT.weight_decay,

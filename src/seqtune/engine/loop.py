@@ -23,11 +23,11 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import get_scheduler
 
-from seqtune.engine import batching, loss, speed
+from seqtune.engine import batching, loss, memory, speed
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, restore, snapshot
 from seqtune.engine.stopping import finishing_the_step
-from seqtune.errors import RunError
+from seqtune.errors import RunError, is_out_of_memory
 from seqtune.progress import advance, say, warn
 
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
@@ -143,6 +143,40 @@ def train(
         else:
             state.evaluations_without_gain += 1
 
+    def gradient(rows: list[int]) -> float:
+        """The mean loss of a step's rows; its gradient is in the adapter's weights."""
+        while True:
+            most = state.rows_per_pass or settings["per_device_train_batch_size"]
+            passes = batching.micro_batches(rows, most)
+            if on_cpu:
+                passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
+            targets = sum(len(train_rows[row]["labels"]) for row in rows)
+            # Steps of short rows have fewer tokens than those of long ones: each token weighs the same in an epoch.
+            weight = targets / mean_targets if grouped else 1.0
+            step_loss, part = 0.0, []
+            try:
+                for number, part in enumerate(passes):
+                    batch = batching.collate([train_rows[row] for row in part], pad_token_id, device)
+                    paths.dice.begin(state.step, number)
+                    mean_nll = paths.forward(prepared, batch).sum() / targets
+                    accelerator.backward(mean_nll * weight)
+                    step_loss += mean_nll.item()
+                return step_loss
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            batch = mean_nll = None  # whatever the pass still holds goes before anything else is tried
+            optimizer.zero_grad()
+            few = [train_rows[row] for row in part]
+            if not settings["auto_batch"] or len(few) == 1:
+                needed = memory.needed_by(prepared, few, train_rows, pad_token_id, paths.forward)
+                raise memory.out_of_memory(state.step + 1, few, most, needed)
+            state.rows_per_pass = (len(few) + 1) // 2
+            warn(
+                f"step {state.step + 1}: no memory for {len(few)} rows in a pass; from here on {state.rows_per_pass}, "
+                f"of {len(rows)} in a step as before (auto_batch)"
+            )
+
     def now() -> Snapshot:
         return snapshot(model, optimizer.optimizer, scheduler, state)
 
@@ -170,20 +204,7 @@ def train(
             )
             for index, rows in enumerate(order[state.batch :], start=state.batch):
                 started = time.perf_counter()
-                passes = batching.micro_batches(rows, settings["per_device_train_batch_size"])
-                if on_cpu:
-                    passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
-                batches = [batching.collate([train_rows[row] for row in part], pad_token_id, device) for part in passes]
-                targets = sum(loss.target_tokens(batch) for batch in batches)
-                # Steps of short rows have fewer tokens than those of long ones: each token weighs the same in an epoch.
-                weight = targets / mean_targets if grouped else 1.0
-
-                step_loss = 0.0
-                for part, batch in enumerate(batches):
-                    paths.dice.begin(state.step, part)
-                    mean_nll = paths.forward(prepared, batch).sum() / targets
-                    accelerator.backward(mean_nll * weight)
-                    step_loss += mean_nll.item()
+                step_loss = gradient(rows)
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan
                 _refuse_nan(state.step + 1, step_loss, grad_norm, rows, checkpoints.newest_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -181,14 +182,17 @@ class TunedModel:
         for index, over in [(index, len(ids) - limit) for index, ids in enumerate(sources) if len(ids) > limit]:
             warn(f"texts[{index}] has {over} tokens more than the {limit} that fit: they are cut off")
         sources = tokens.encode(self.tokenizer, tokens.apply_template(settings["input_template"], texts), limit)
-        return generation.answer(
-            self.model,
-            self.tokenizer,
+        return self.answerer.answer(
             sources,
             batch_size=batch_size or settings["per_device_eval_batch_size"],
             random_state=settings["random_state"],
             **{**{name: settings[name] for name in generation.GENERATE_KNOBS}, **knobs},
         )
+
+    @cached_property
+    def answerer(self) -> generation.Answerer:
+        """What writes the answers: made ready at the first of them, in the ``answer_precision`` of the settings."""
+        return generation.Answerer(self.model, self.tokenizer, self.settings["answer_precision"])
 
     def merged(self) -> PreTrainedModel:
         """A plain transformers model with the adapter merged into its weights, for use without PEFT or seqtune."""

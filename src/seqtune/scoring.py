@@ -46,6 +46,7 @@ def answers_of(
         batch_size=settings["per_device_eval_batch_size"],
         random_state=settings["random_state"],
         stage=stage,
+        precision=settings["answer_precision"],
         **knobs,
     )
     nll, count = generation.score(

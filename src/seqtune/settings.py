@@ -91,7 +91,7 @@ class Settings(BaseModel):
     eval_steps: int | None = knob(None, "Steps between two measurements of the validation loss.", group="finetuning", unit="steps", derived="half an epoch, but 20 measurements a run at most", ge=1)
     early_stopping_patience: int = knob(5, "Stop after this many measurements without a better validation loss; 0 never stops early.", group="finetuning", unit="measurements", ge=0)
     group_by_length: bool | None = knob(None, "Batches of rows of like length: less padding, a quarter faster, at a slightly higher loss.", group="finetuning", derived="with the fast engine, in runs of 2,000 steps and more")
-    precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of training's products: auto is bf16 where the GPU or CPU has units for it. Adapter, optimizer and evaluation are always fp32.", group="finetuning")
+    precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of training's products: auto is bf16 where the GPU or CPU has units for it. Adapter, optimizer and losses are always fp32.", group="finetuning")
     engine: Literal["fast", "reference"] = knob("fast", "fast: the measured short cuts of seqtune.engine.speed; reference: the plain path, to compare with.", group="finetuning")
 
     max_eval_rows: int = knob(500, "Rows of the validation and of the hold-out set that both models answer, chosen by random_state.", group="evaluation", unit="rows", ge=1)
@@ -102,6 +102,7 @@ class Settings(BaseModel):
     temperature: float = knob(1.0, "Flatness of the distribution that do_sample draws from.", group="evaluation", gt=0)
     top_k: int = knob(50, "do_sample draws from this many likeliest tokens; 0 is all.", group="evaluation", ge=0)
     top_p: float = knob(1.0, "do_sample draws from the likeliest tokens that together have this probability.", group="evaluation", gt=0, le=1)
+    answer_precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of the products when answers are written: auto is bf16 where the GPU or CPU has units for it; fp32 gives transformers' tokens. The losses are fp32 in any case.", group="evaluation")
     rouge_tokenizer: Literal["auto", "english", "unicode"] = knob("auto", "Words of ROUGE: Google's (a-z and 0-9, stemmed) or any script's.", group="evaluation")
     bootstrap_samples: int = knob(2000, "Resamples of the paired bootstrap behind the interval of the lift.", group="evaluation", ge=100)
 

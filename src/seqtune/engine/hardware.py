@@ -35,12 +35,13 @@ def choose_precision(wanted: str, device: torch.device) -> dict[str, str]:
     """``value`` (fp32 or bf16) and ``reason``."""
     if wanted != "auto":
         return {"value": wanted, "reason": "given"}
-    chosen = _best_precision(device)
+    chosen = best_precision(device)
     say(f"precision: {chosen['value']} ({chosen['reason']})")
     return chosen
 
 
-def _best_precision(device: torch.device) -> dict[str, str]:
+def best_precision(device: torch.device) -> dict[str, str]:
+    """``value`` (fp32 or bf16) and ``reason``, for this device."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return {"value": "bf16", "reason": "this GPU has bf16 units"}
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -93,10 +95,21 @@ def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
-    """A plain transformers model with the adapter added into its weights; ``model`` and its base stay as they are."""
+    """A plain transformers model with the adapter added into its weights, in their dtype (fp32 as we load models).
+
+    ``model`` and its base stay as they are. Merging writes into the weights, which the base model shares: those that
+    are adapted are copied, the others stay shared.
+    """
     tied = model.config.tie_word_embeddings
+    adapted = {
+        id(weight)
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        for weight in module.parameters()
+    }
+    shared = {id(weight): weight for weight in model.parameters() if id(weight) not in adapted}
     with quiet():
-        plain = copy.deepcopy(model).merge_and_unload()  # merging writes into the weights, which the base model shares
+        plain = copy.deepcopy(model, shared).merge_and_unload()  # deepcopy takes what its memo has for copied
     # PEFT 0.21 clears this where head and embedding differ; but umT5 also scales the decoder's outputs by it.
     plain.config.tie_word_embeddings = tied
     return plain

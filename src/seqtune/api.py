@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import claim, generation, run
+from seqtune.cluster import launched
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
@@ -46,13 +47,20 @@ def finetune(data_path: str | Path, **settings: Any) -> Run:
         RunError: training or delivery failed; nothing was delivered.
     """
     given = validated({"data_path": str(data_path), **settings})
+    if launched.several():
+        return Run(launched.run(lambda execute: _finetuned(given, execute).path))
+    return _finetuned(given, _executed)
+
+
+def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:
+    """`finetune`, with the dataflow run by ``execute``: in this process, or with others."""
     finished = claim.finished(given)
     if finished is not None:
         return finished
     values = check(given)
     values["out"] = claim.place(values)
     with claim.claimed(values["out"], given) as folder:
-        return _delivered({**values, "checkpoints_path": str(folder)}, "base")
+        return _delivered({**values, "checkpoints_path": str(folder)}, execute)
 
 
 def resume(path: str | Path, *, allow_changed: bool = False) -> Run:
@@ -211,7 +219,12 @@ class TunedModel:
             yield from zip(ahead, self.generate(ahead, **knobs), strict=True)
 
 
-def _delivered(values: dict[str, Any], start: str) -> Run:
+def _executed(inputs: dict[str, Any]) -> Path:
+    delivered = build_driver({"start": "base"}).execute(["save_best_models"], inputs=inputs)
+    return Path(delivered["save_best_models"]["path"])
+
+
+def _delivered(values: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:
     """Run the dataflow up to its run directory; a trained adapter lies in a temporary folder until then.
 
     Where delivery fails after training (a full disk), the folder stays, and the error says where.
@@ -220,7 +233,7 @@ def _delivered(values: dict[str, Any], start: str) -> Run:
     keep = False
     try:
         values["work_dir"] = values.get("work_dir") or str(work)
-        delivered = build_driver({"start": start}).execute(["save_best_models"], inputs=values)
+        return Run(execute(values))
     except RunError as error:
         trained = sorted((Path(values["work_dir"]) / "adapters").glob("[0-9a-f]*"))
         keep = bool(trained)
@@ -229,4 +242,3 @@ def _delivered(values: dict[str, Any], start: str) -> Run:
     finally:
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
-    return Run(delivered["save_best_models"]["path"])

@@ -49,6 +49,9 @@ def main() -> None:
 def _fail(text: str, status: int) -> NoReturn:
     from seqtune.terminal import clean
 
+    for number in (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+        if signal.getsignal(number) != signal.SIG_IGN:  # all is unwound: one that comes now may end us at once
+            signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # the terminal may be gone
         click.echo(clean(text), err=True)
     sys.exit(status)

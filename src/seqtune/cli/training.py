@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from seqtune.cli.app import quiet_libraries, seqtune
 from seqtune.cli.ending import Stopped
 from seqtune.cli.printing import print_text, show_run
 from seqtune.demo import SETTINGS as DEMO_SETTINGS
+from seqtune.errors import SeqtuneError
 from seqtune.options import GroupedCommand, but, config_option, given, json_option, options_of
 from seqtune.settings import knobs
 
@@ -119,6 +121,9 @@ def _tune(values: dict[str, Any], as_json: bool) -> Any:
     """Check, train, deliver and show; returns the `Run`."""
     from seqtune import claim, preflight, terminal
 
+    if int(os.environ.get("RANK") or 0) > 0 and "MASTER_ADDR" in os.environ:
+        return _follow(values)
+
     with terminal.display(notes=not as_json, live=False):
         finished = claim.finished(values)
     if finished is not None:
@@ -137,3 +142,18 @@ def _tune(values: dict[str, Any], as_json: bool) -> Any:
         raise
     show_run(run, as_json)
     return run
+
+
+def _follow(values: dict[str, Any]) -> Any:
+    """In a process that was launched beside the first: train with it, and leave speaking to it."""
+    quiet_libraries()
+    from seqtune import api
+    from seqtune.engine.ranks import RankGoneError
+
+    try:
+        return api.finetune(**values)
+    except RankGoneError:
+        sys.exit(1)
+    except SeqtuneError as error:
+        error.headline = f"process {os.environ['RANK']}: {error.headline}"
+        raise

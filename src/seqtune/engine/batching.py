@@ -62,6 +62,28 @@ def micro_batches(step: Sequence[int], rows_per_pass: int) -> list[list[int]]:
     return [list(step[start : start + rows_per_pass]) for start in range(0, len(step), rows_per_pass)]
 
 
+def shares(step: Sequence[int], lengths: Sequence[tuple[int, int]], ranks: int) -> list[list[int]]:
+    """The rows of one optimizer step dealt out to the ranks, so that all have about the same number of tokens.
+
+    The longest row first, each to the rank that has the fewest tokens so far (Graham's LPT rule: the fullest rank has
+    at most a third more than it must). One rank has the rows as they are.
+
+    Args:
+        step: row numbers.
+        lengths: target and source tokens of each row of the set.
+        ranks: how many share; with more ranks than rows some have none.
+    """
+    if ranks == 1:
+        return [list(step)]
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    held = [0] * ranks
+    for row in sorted(step, key=lambda row: (-sum(lengths[row]), row)):
+        least = held.index(min(held))
+        dealt[least].append(row)
+        held[least] += sum(lengths[row])
+    return dealt
+
+
 def by_budget(rows: Sequence[int], all_rows: Sequence[dict], tokens: int = TOKENS_PER_PASS) -> list[list[int]]:
     """One pass of rows as several, none of more than this many target positions, padding included, or of one row.
 

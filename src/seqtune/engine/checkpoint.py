@@ -9,9 +9,8 @@ checkpoints/
 ```
 
 A checkpoint is written beside its place, synced, and renamed there; only then are older ones removed, all but the one
-before, which is used where the newest turns out to be damaged. One process writes (`seqtune.claim`).
-
-Not covered: more than one process training together.
+before, which is used where the newest turns out to be damaged. One process writes (`seqtune.claim`), the first of those
+that train together (`seqtune.engine.ranks`).
 """
 
 from __future__ import annotations
@@ -235,7 +234,7 @@ class Checkpoints:
 _OF_THE_SHAPE = ("adapter's", "base model")
 
 #: What may differ without being refused: the result is a good one, only not the same to the last bit.
-_HARMLESS = ("version of", "threads", "processor")
+_HARMLESS = ("version of", "threads", "processor", "ranks:")
 
 
 def _read(place: Path) -> tuple[Snapshot, dict[str, Any]]:

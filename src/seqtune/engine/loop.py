@@ -4,7 +4,8 @@ Read `train` from top to bottom: it is the whole of what happens. Accelerate pla
 precision; PEFT has put the adapter into the model before; the batches come from `batching`, the loss from `loss`, and
 `checkpoint` keeps the state between two steps.
 
-Not covered: more than one process.
+Several processes (`ranks`) share the rows of each step. A step is the same step however many share it: the same rows,
+and the gradient of the sum over all their target tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from transformers import get_scheduler
 
 from seqtune.engine import batching, loss, memory, speed
 from seqtune.engine.checkpoint import Checkpoints
-from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, restore, snapshot
+from seqtune.engine.ranks import ALONE, Ranks
+from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, packed, restore, snapshot, unpacked
 from seqtune.engine.stopping import finishing_the_step
 from seqtune.errors import RunError, is_out_of_memory
 from seqtune.progress import advance, say, warn
@@ -78,6 +80,7 @@ def train(
     pad_token_id: int,
     checkpoints: Checkpoints | None = None,
     made_of: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainState:
     """Fit the adapter; leave the best one, by validation loss, in the model.
 
@@ -95,6 +98,8 @@ def train(
         checkpoints: where the state is kept, and found again: a run that was stopped goes on, and ends as if it had
             not been (bit for bit, on the same machine and versions). None keeps nothing.
         made_of: what a run that goes on must have been made of too.
+        ranks: who trains with us; all call this with the same rows and settings, and end with the same state. The first
+            alone keeps checkpoints.
 
     Raises:
         RunError: the loss or the gradient is not a number; named with its step and rows, before the optimizer uses it.
@@ -102,7 +107,8 @@ def train(
         InputError: the checkpoints there belong to a run that was made of something else.
     """
     fast = settings["engine"] == "fast"
-    checkpoints, made_of = checkpoints or Checkpoints(), made_of or {}
+    checkpoints = (checkpoints if ranks.first else None) or Checkpoints()
+    made_of = {**(made_of or {}), "ranks": ranks.size}
     plan = Plan.of(len(train_rows), settings)
     state = TrainState()
     say(
@@ -129,12 +135,13 @@ def train(
     )
     shape = settings["lr_scheduler_type"].replace("constant", "constant_with_warmup")  # the plain one has none
     scheduler = get_scheduler(shape, optimizer, plan.warmup_steps, plan.total_steps)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    prepared = accelerator.prepare_model(model, evaluation_mode=True)  # as for training, but never wrapped in DDP
+    optimizer = accelerator.prepare_optimizer(optimizer)
 
     def measure() -> None:
         """Validation loss of the adapter as it is; kept if it is the best so far."""
         batch_size = settings["per_device_eval_batch_size"]
-        validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward)
+        validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward, ranks)
         prepared.train()
         state.log[-1]["validation_loss"] = validation_loss
         if validation_loss < state.best_loss:
@@ -144,16 +151,18 @@ def train(
             state.evaluations_without_gain += 1
 
     def gradient(rows: list[int]) -> float:
-        """The mean loss of a step's rows; its gradient is in the adapter's weights."""
+        """Our part of the mean loss of a step's rows; its gradient is in the adapter's weights."""
+        share = batching.shares(rows, lengths, ranks.size)[ranks.rank]
         while True:
             most = state.rows_per_pass or settings["per_device_train_batch_size"]
-            passes = batching.micro_batches(rows, most)
+            passes = batching.micro_batches(share, most)
             if on_cpu:
                 passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
-            targets = sum(len(train_rows[row]["labels"]) for row in rows)
+            targets = sum(lengths[row][0] for row in rows)  # of all ranks
             # Steps of short rows have fewer tokens than those of long ones: each token weighs the same in an epoch.
             weight = targets / mean_targets if grouped else 1.0
             step_loss, part = 0.0, []
+            ranks.reseed(settings["random_state"], state.step)
             try:
                 for number, part in enumerate(passes):
                     batch = batching.collate([train_rows[row] for row in part], pad_token_id, device)
@@ -178,14 +187,18 @@ def train(
             )
 
     def now() -> Snapshot:
+        ranks.check_same(adapter, state.step)
         return snapshot(model, optimizer.optimizer, scheduler, state)
 
     with ExitStack() as stack:
-        stop = stack.enter_context(finishing_the_step(checkpoints.on))
+        stop = stack.enter_context(finishing_the_step(checkpoints.on or ranks.size > 1))
         # Before anything is restored: the check of the fast engine must come out as it did in the first place.
-        paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id)
+        paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id, ranks)
         checkpoints.check_space(bytes_of_checkpoint(model))
+        ranks.as_the_first(adapter)
         before = checkpoints.newest(made_of)
+        if ranks.size > 1:
+            before = unpacked(ranks.from_the_first(packed(before)))
         if before is not None:
             restore(before, model, optimizer.optimizer, scheduler, state)
             state.resumed_at.append(state.step)
@@ -205,6 +218,8 @@ def train(
             for index, rows in enumerate(order[state.batch :], start=state.batch):
                 started = time.perf_counter()
                 step_loss = gradient(rows)
+                (step_loss,) = ranks.sum(step_loss)
+                ranks.sum_gradients(adapter)
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan
                 _refuse_nan(state.step + 1, step_loss, grad_norm, rows, checkpoints.newest_step)
@@ -235,10 +250,11 @@ def train(
                     patience = settings["early_stopping_patience"]
                     state.stopped_early = 0 < patience <= state.evaluations_without_gain
                 ended = state.step == plan.total_steps or state.stopped_early
-                stopping = bool(stop.signal_number)  # read once: one that comes later waits for the next step
-                if stopping:
+                # Read once: a signal that comes later waits for the next step. What one rank was told, all do.
+                number, due = (int(most) for most in ranks.most(stop.signal_number, checkpoints.due(state.step)))
+                if number:
                     checkpoints.save_or_fail(now(), made_of)
-                elif ended or checkpoints.due(state.step):
+                elif ended or due:
                     checkpoints.save_or_warn(now(), made_of)
                 advance(
                     "training",
@@ -248,8 +264,9 @@ def train(
                     loss=step_loss,
                     best_validation_loss=state.best_loss,
                 )
-                if stopping:
-                    stop.obey()
+                if number:
+                    ranks.wait()  # until it is written
+                    stop.obey(number)
                 if ended:
                     break
             else:
@@ -270,16 +287,20 @@ def mean_loss(
     pad_token_id: int,
     device: torch.device,
     forward: loss.Forward = loss.forward,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Mean negative log-likelihood of a target token over the rows, in nats; dropout off."""
+    """Mean negative log-likelihood of a target token over the rows, in nats; dropout off. Ranks share the batches."""
     model.eval()
     nll, tokens = 0.0, 0
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
-    for part in batching.by_length(lengths, batch_size):
+    for number, part in enumerate(batching.by_length(lengths, batch_size)):
+        if number % ranks.size != ranks.rank:
+            continue
         batch = batching.collate([rows[row] for row in part], pad_token_id, device)
         row_nll, row_tokens = loss.row_losses(model, batch, forward)
         nll += sum(row_nll)
         tokens += sum(row_tokens)
+    nll, tokens = ranks.sum(nll, tokens)
     if not math.isfinite(nll):
         raise RunError("the validation loss is not a number", mend="Try --precision fp32 or a lower --learning-rate.")
     return nll / tokens
@@ -293,9 +314,11 @@ def _paths(
     device: torch.device,
     precision: str,
     pad_token_id: int,
+    ranks: Ranks,
 ) -> speed.FastPaths:
     """The engine that was asked for, entered into ``stack``; the plain one where the fast one disagrees with it."""
-    plain = speed.FastPaths(loss.forward, speed.Dice(settings["random_state"]))
+    seed = ranks.seed(settings["random_state"])
+    plain = speed.FastPaths(loss.forward, speed.Dice(seed))
     if settings["engine"] != "fast":
         return plain
     shortest = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]) + len(rows[row]["labels"]))[:2]
@@ -304,7 +327,6 @@ def _paths(
     forward = speed.under_autocast(loss.forward, device) if precision == "bf16" else loss.forward
     with torch.inference_mode():
         expected = forward(model, few)
-    seed = settings["random_state"]
     with ExitStack() as trial:
         paths = trial.enter_context(speed.fast_paths(model, device=device, precision=precision, seed=seed))
         if speed.agrees(model, few, expected, paths, precision):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 
@@ -43,6 +46,23 @@ class Snapshot:
     step: int
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+
+
+def packed(taken: Snapshot | None) -> bytes | None:
+    """A snapshot as one run of bytes, for another process: length of the JSON, JSON, safetensors."""
+    if taken is None:
+        return None
+    values = json.dumps({"step": taken.step, "values": taken.values}).encode()
+    return len(values).to_bytes(8, "little") + values + bytes_of(taken.tensors)
+
+
+def unpacked(content: bytes | None) -> Snapshot | None:
+    """What `packed` was given."""
+    if content is None:
+        return None
+    end = 8 + int.from_bytes(content[:8], "little")
+    values = json.loads(content[8:end])
+    return Snapshot(values["step"], tensors_of(content[end:]), values["values"])
 
 
 def snapshot(model: PeftModel, optimizer: torch.optim.Optimizer, scheduler: Any, state: TrainState) -> Snapshot:

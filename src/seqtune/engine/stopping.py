@@ -27,10 +27,14 @@ class Stop:
     signal_number: int = 0
     _before: dict[int, Any] = field(default_factory=dict)
 
-    def obey(self) -> None:
-        """Do what the signal would have done at once."""
-        number, self.signal_number = self.signal_number, 0
-        before = self._before[number]
+    def obey(self, number: int = 0) -> None:
+        """Do what the signal would have done at once.
+
+        Args:
+            number: of a signal that another process of the run was sent; ours unless given.
+        """
+        number, self.signal_number = number or self.signal_number, 0
+        before = self._before.get(number, signal.SIG_DFL)
         signal.signal(number, before)
         if isinstance(before, Callable):
             before(number, None)

@@ -1,0 +1,131 @@
+"""A training as plain bytes, for a process that has not read the data: what it trains on, with what, and how.
+
+JSON and Arrow; nothing is pickled. The base model itself is not sent: each process reads it where its own machine has
+it, and its SHA-256 must be that of the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from peft import PeftConfig, PeftModel, get_peft_config
+from transformers import PreTrainedModel
+
+from seqtune.engine import hardware, loop
+from seqtune.engine.checkpoint import Checkpoints
+from seqtune.engine.ranks import ALONE, Ranks
+from seqtune.engine.state import TrainState
+from seqtune.errors import RunError
+from seqtune.models import adapters, loading
+from seqtune.models.loading import BaseCheckpoint
+
+_ROWS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `loop.train` takes, without anything live.
+
+    Attributes:
+        base: the base model.
+        adapter: PEFT's configuration of the adapter, as a dict that JSON can hold.
+        settings: of training.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        precision: ``fp32`` or ``bf16``.
+        pad_token_id: of the tokenizer.
+        made_of: what a run that goes on must have been made of too.
+        train_rows: with ``input_ids`` and ``labels``.
+        validation_rows: of the same form.
+    """
+
+    base: BaseCheckpoint
+    adapter: dict[str, Any]
+    settings: dict[str, Any]
+    device: str
+    precision: str
+    pad_token_id: int
+    made_of: dict[str, Any]
+    train_rows: Sequence[dict[str, Any]]
+    validation_rows: Sequence[dict[str, Any]]
+
+    def as_bytes(self) -> bytes:
+        """For another process: length of the JSON, JSON, two Arrow tables one after the other."""
+        values = {name: value for name, value in self.__dict__.items() if not name.endswith("_rows")}
+        head = json.dumps({**values, "base": asdict(self.base)}).encode()
+        sink = pa.BufferOutputStream()
+        for rows in (self.train_rows, self.validation_rows):
+            table = pa.table({name: [row[name] for row in rows] for name in _ROWS.names}, schema=_ROWS)
+            with pa.ipc.new_stream(sink, _ROWS) as stream:
+                stream.write_table(table)
+        return len(head).to_bytes(8, "little") + head + sink.getvalue().to_pybytes()
+
+    @classmethod
+    def of_bytes(cls, content: bytes) -> Job:
+        """What `as_bytes` was made of."""
+        end = 8 + int.from_bytes(content[:8], "little")
+        values = json.loads(content[8:end])
+        source = pa.BufferReader(content[end:])
+        train, validation = (pa.ipc.open_stream(source).read_all().to_pylist() for _ in range(2))
+        base = BaseCheckpoint(**values.pop("base"))
+        return cls(**values, base=base, train_rows=train, validation_rows=validation)
+
+    def train(
+        self,
+        ranks: Ranks = ALONE,
+        checkpoints: Checkpoints | None = None,
+        base_model: PreTrainedModel | None = None,
+    ) -> tuple[PeftModel, TrainState]:
+        """The adapter, fitted, in the base model, and what training measured.
+
+        Args:
+            ranks: who trains with us.
+            checkpoints: of the first rank.
+            base_model: where it is loaded already.
+
+        Raises:
+            RunError: as `loop.train`; or the base model on this machine is another one.
+        """
+        device = torch.device(self.device)
+        model = base_model if base_model is not None else loading.load_model(self._found_base(), device)
+        config = get_peft_config(dict(self.adapter))
+        with hardware.seeded(self.settings["random_state"], device):
+            adapted = adapters.attach(model, config, self.base.stable_id)
+            state = loop.train(
+                adapted,
+                self.train_rows,
+                self.validation_rows,
+                self.settings,
+                device=device,
+                precision=self.precision,
+                pad_token_id=self.pad_token_id,
+                checkpoints=checkpoints,
+                made_of=self.made_of,
+                ranks=ranks,
+            )
+        return adapted, state
+
+    def _found_base(self) -> BaseCheckpoint:
+        """The base model on this machine."""
+        same_place = Path(self.base.path, "config.json").is_file()
+        name = self.base.path if same_place else self.base.model_id
+        found = loading.resolve(name, revision=None if same_place else self.base.revision)
+        if found.sha256 != self.base.sha256:
+            raise RunError(
+                f"{name}: not the base model of the first process",
+                [f"found     sha256 {found.sha256}", f"expected  sha256 {self.base.sha256}"],
+                "Put the same files on every machine.",
+            )
+        return found
+
+
+def plain_config(config: PeftConfig) -> dict[str, Any]:
+    """PEFT's configuration as a dict that JSON can hold, and `get_peft_config` can read."""
+    values = {name: value for name, value in config.to_dict().items() if name != "runtime_config"}
+    listed = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    return json.loads(json.dumps(listed))

@@ -130,13 +130,13 @@ def train(
     mixed = precision if precision != "fp32" and not fast else "no"  # the fast engine does its own
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     adapter = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=on_cpu
     )
     shape = settings["lr_scheduler_type"].replace("constant", "constant_with_warmup")  # the plain one has none
-    scheduler = get_scheduler(shape, optimizer, plan.warmup_steps, plan.total_steps)
+    scheduler = get_scheduler(shape, adamw, plan.warmup_steps, plan.total_steps)
     prepared = accelerator.prepare_model(model, evaluation_mode=True)  # as for training, but never wrapped in DDP
-    optimizer = accelerator.prepare_optimizer(optimizer)
+    optimizer = accelerator.prepare_optimizer(adamw)
 
     def measure() -> None:
         """Validation loss of the adapter as it is; kept if it is the best so far."""
@@ -188,7 +188,7 @@ def train(
 
     def now() -> Snapshot:
         ranks.check_same(adapter, state.step)
-        return snapshot(model, optimizer.optimizer, scheduler, state)
+        return snapshot(model, adamw, scheduler, state)
 
     with ExitStack() as stack:
         stop = stack.enter_context(finishing_the_step(checkpoints.on or ranks.size > 1))
@@ -200,7 +200,7 @@ def train(
         if ranks.size > 1:
             before = unpacked(ranks.from_the_first(packed(before)))
         if before is not None:
-            restore(before, model, optimizer.optimizer, scheduler, state)
+            restore(before, model, adamw, scheduler, state)
             state.resumed_at.append(state.step)
             state.changes += before.values["changes"]
             prepared.train()

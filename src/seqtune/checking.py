@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqtune.data import checks, division, readers
+from seqtune.data import checks, division, duplicates, readers
 from seqtune.data.checks import Problem
 from seqtune.data.findings import Finding
+from seqtune.data.groups import Groups
 from seqtune.errors import InputError
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
@@ -35,6 +36,7 @@ class Subject:
         problems: what makes rows of each file unusable.
         clean: the usable rows of each file: ``row``, ``input``, ``reference``, ``extra``.
         sets: ``train``, ``validation`` and ``hold_out``; empty where the rows can't be divided.
+        groups: of the rows to divide (`division.used`); None where there are none.
         tokenizer: of the base model; None where no model is named, and then checks of tokens find nothing to say.
     """
 
@@ -44,6 +46,7 @@ class Subject:
     problems: Mapping[str, Sequence[Problem]]
     clean: Mapping[str, Dataset]
     sets: Mapping[str, Dataset] = field(default_factory=dict)
+    groups: Groups | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
@@ -70,8 +73,22 @@ def usable_rows(subject: Subject) -> Iterable[Finding]:
         )
 
 
+def repetitions(subject: Subject) -> Iterable[Finding]:
+    """What repeats itself in the rows to divide."""
+    if subject.groups is None:
+        return
+    rows = division.used(subject.clean, subject.settings)
+    yield duplicates.repeated_rows(rows, subject.groups)
+    yield duplicates.near_duplicates(rows, subject.groups)
+    yield duplicates.conflicting_answers(rows, subject.groups)
+    yield duplicates.few_answers(rows)
+    if subject.sets:
+        own = {name: subject.clean[name] for name in ("validation", "hold_out") if name in subject.clean}
+        yield duplicates.leakage(rows, subject.groups, subject.sets, own)
+
+
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (usable_rows,)
+CHECKS: tuple[Check, ...] = (usable_rows, repetitions)
 
 
 def findings_of(subject: Subject) -> list[Finding]:
@@ -114,13 +131,15 @@ def _subject(settings: Mapping[str, Any]) -> tuple[Subject, list[Finding]]:
             problems[name] = checks.check_rows(raw[name], *keys, path=path)
     stopped: list[Finding] = []
     sets: dict[str, Any] = {}
+    groups = None
     try:
         clean = {name: checks.clean_rows(rows, problems[name], *keys) for name, rows in raw.items()}
-        divided = division.made(clean, settings)
+        groups = division.groups_of(clean, settings)
+        divided = division.made(clean, settings, groups)
         sets = {"train": divided.train, "validation": divided.validation, "hold_out": divided.hold_out}
     except InputError as error:
         stopped = [_failed("splits", error)]
-    return Subject(settings, sources, raw, problems, clean, sets), stopped
+    return Subject(settings, sources, raw, problems, clean, sets, groups), stopped
 
 
 def _failed(name: str, error: InputError) -> Finding:

@@ -152,7 +152,7 @@ def outcome(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def origin(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest the outcome depends on."""
     names = ("settings", "versions", "machine", "base_model")
-    data = {name: manifest["data"][name] for name in ("sources", "splits") if name in manifest["data"]}
+    data = {name: manifest["data"][name] for name in ("sources", "splits", "split_sha256") if name in manifest["data"]}
     return {**{name: manifest[name] for name in names}, "data": data}
 
 

@@ -106,6 +106,7 @@ def deliver(
     manifest: Mapping[str, Any],
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     report: str,
+    split_ids: Mapping[str, str],
     *,
     out: str | None,
     overwrite: bool,
@@ -129,6 +130,7 @@ def deliver(
         if adapter.log is not None:
             run.write_jsonl(folder / run.LOG, adapter.log)
         (folder / run.REPORT).write_text(report, encoding="utf-8")
+        run.write_json(folder / run.SPLITS, dict(split_ids))
         run.write_json(folder / run.MANIFEST, manifest)
     return {
         "path": str(place),

@@ -4,6 +4,7 @@
 run.json            settings, data, base model, versions, training, metrics, verdict
 adapter/            the best adapter in PEFT's own format, with the tokenizer
 predictions/        validation.jsonl, hold_out.jsonl
+splits.json         the numbers of each set's rows in their file
 log.jsonl           one line per step
 report.html         one file, no network
 ```
@@ -35,6 +36,7 @@ ADAPTER = "adapter"
 LOG = "log.jsonl"
 REPORT = "report.html"
 PREDICTIONS = "predictions"
+SPLITS = "splits.json"
 CHECKPOINTS = "checkpoints"
 
 #: In `CHECKPOINTS`: the settings that were given, and the digest of the run's manifest that is to be replaced.
@@ -319,7 +321,7 @@ def _move_in(staging: Path, out: Path) -> None:
     aside.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        for name in (MANIFEST, *sorted({ADAPTER, PREDICTIONS, LOG, REPORT, *parts})):
+        for name in (MANIFEST, *sorted({ADAPTER, PREDICTIONS, SPLITS, LOG, REPORT, *parts})):
             if (out / name).exists():
                 moved.append((out / name, (out / name).rename(aside / name)))
         for name in parts:

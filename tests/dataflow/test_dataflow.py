@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import seqtune
 from sample_rows import pairs, written
+from seqtune.data import split_numbers
 from seqtune.engine import loop
 from seqtune.engine.batching import collate
 from seqtune.errors import InputError
@@ -76,6 +77,7 @@ def test_run_directory_is_as_designed(inputs: dict[str, Any]):
     assert {
         "run.json",
         "log.jsonl",
+        "splits.json",
         "report.html",
         "adapter/adapter_model.safetensors",
         "adapter/adapter_config.json",
@@ -91,6 +93,11 @@ def test_run_directory_is_as_designed(inputs: dict[str, Any]):
         for model in ("base", "tuned"):
             assert metrics <= run.metrics[split][model].keys()
     assert run.manifest["data"]["splits"] == {"train": 32, "validation": 4, "hold_out": 4}
+    ids = json.loads((path / "splits.json").read_text())
+    numbers = {name: split_numbers.read(text) for name, text in ids.items()}
+    assert sorted(number for each in numbers.values() for number in each) == list(range(1, 41))
+    assert numbers["hold_out"] == sorted(row["row"] for row in run.predictions["hold_out"])
+    assert run.manifest["data"]["split_sha256"] == split_numbers.digests(ids)
     assert {"seconds", "steps", "best_step", "tokens"} <= run.manifest["training"].keys()
     assert run.manifest["seed"] == 42
     for row in run.predictions["hold_out"]:

@@ -13,7 +13,7 @@ from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
 from seqtune import checking, run, settings, store
-from seqtune.data import checks, division, readers
+from seqtune.data import checks, division, readers, split_numbers
 from seqtune.data.groups import Groups
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
@@ -196,6 +196,13 @@ def hold_out_sample(hold_out_set: Dataset, data_settings: dict[str, Any]) -> Dat
 
 
 @cache(behavior="recompute")
+def split_ids(train_set: Dataset, validation_set: Dataset, hold_out_set: Dataset) -> dict[str, str]:
+    """The numbers of each set's rows in their file, as text."""
+    sets = {"train": train_set, "validation": validation_set, "hold_out": hold_out_set}
+    return {name: split_numbers.written(rows) for name, rows in sets.items()}
+
+
+@cache(behavior="recompute")
 def data_summary(
     data_sources: dict[str, Any],
     raw_rows: dict[str, Any],
@@ -205,6 +212,7 @@ def data_summary(
     hold_out_set: Dataset,
     validation_sample: Dataset,
     hold_out_sample: Dataset,
+    split_ids: dict[str, str],
     split_warnings: list,
 ) -> dict[str, Any]:
     """Files, their digests, rows, splits, and what was left out."""
@@ -214,6 +222,7 @@ def data_summary(
         "rows": len(raw_rows["data"]),
         "bad_rows": {name: len({problem.row for problem in found}) for name, found in row_problems.items()},
         "splits": {"train": len(train_set), "validation": len(validation_set), "hold_out": len(hold_out_set)},
+        "split_sha256": split_numbers.digests(split_ids),
         "evaluated": {"validation": len(validation_sample), "hold_out": len(hold_out_sample)},
         "warnings": split_warnings,
     }

@@ -139,6 +139,7 @@ def save_best_models(
     validation_set_predictions: list[dict[str, Any]],
     hold_out_set_predictions: list[dict[str, Any]],
     report_page: str,
+    split_ids: dict[str, str],
     out: str | None = DEFAULT.out,
     overwrite: bool = DEFAULT.overwrite,
 ) -> dict[str, Any]:
@@ -148,6 +149,7 @@ def save_best_models(
         manifest,
         {"validation": validation_set_predictions, "hold_out": hold_out_set_predictions},
         report_page,
+        split_ids,
         out=out,
         overwrite=overwrite,
     )

@@ -51,3 +51,46 @@ def test_verdict(tuned: float, expected: str):
     assert found["lift"] == pytest.approx(tuned - 50)
     assert "30 hold-out rows" in found["sentence"]
     assert found == scoring.verdict(rows, "hold_out", samples=500, seed=1)
+
+
+def sample(questions: list[str], references: list[str]) -> Dataset:
+    count = len(questions)
+    return Dataset.from_dict(
+        {"row": [*range(1, count + 1)], "input": questions, "reference": references, "extra": ["{}"] * count}
+    )
+
+
+def test_rows_that_ask_the_same_share_their_references():
+    asked = ["Which way?", "which way", "Why?"]
+    wanted = ["Left.", "To the left.", "So."]
+    said = answers(["to the left", "Left.", "No."], wanted)
+    rows = scoring.prediction_rows(sample(asked, wanted), said, said, "english")
+    assert [row.get("references") for row in rows] == [["Left.", "To the left."], ["To the left.", "Left."], None]
+    assert [row["scores"]["tuned"]["exact_match"] for row in rows] == [100, 100, 0]
+    assert [row["reference"] for row in rows] == wanted, "what the loss is over"
+    found = scoring.lifts(rows, "english", 200, 0)
+    assert (found["rougeL"]["rows"], found["rougeL"]["questions"]) == (3, 2)
+
+
+def test_metrics_of_rows_are_those_of_the_answers():
+    wanted = ["open the settings", "hold the button for ten seconds", "no"]
+    base, tuned = answers(["the", "button", ""], wanted, 3.0), answers(["open settings", wanted[1], "yes"], wanted)
+    rows = scoring.prediction_rows(sample(["a", "b", "c"], wanted), base, tuned, "english")
+    found = scoring.metrics_of(rows, "english")
+    assert found["base"] == pytest.approx(scoring.set_metrics(base, "english"), abs=1e-9)
+    assert found["tuned"] == pytest.approx(scoring.set_metrics(tuned, "english"), abs=1e-9)
+    lifts = scoring.lifts(rows, "english", 500, 0)
+    assert set(lifts) == set(found["base"])
+    for name, each in lifts.items():
+        assert each["lift"] == pytest.approx(found["tuned"][name] - found["base"][name], abs=1e-9)
+        assert each["low"] <= each["lift"] <= each["high"]
+
+
+def test_guard_rails_of_rows():
+    wanted = ["open the settings", "hold the button for ten seconds"]
+    base, tuned = answers(["", "x"], wanted), answers(["the the the the the the", wanted[1]], wanted)
+    tuned["at_limit"] = [True, False]
+    rows = scoring.prediction_rows(sample(["a", "b"], wanted), base, tuned, "english", training_answers=[wanted[1]])
+    assert rows[0]["flags"] == {"base": ["empty"], "tuned": ["repeats_itself", "at_limit"]}
+    found = scoring.guard_rails(rows)
+    assert (found["base"]["empty"], found["tuned"]["at_limit"], found["tuned"]["memorised_right"]) == (1, 1, 1)

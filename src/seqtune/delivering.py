@@ -69,9 +69,13 @@ def manifest(
     versions: Mapping[str, str],
     machine: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    found: Mapping[str, Any],
     verdict: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in."""
+    """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in.
+
+    ``found`` is what else the evaluation found: lifts, guard rails, forgetting, signatures.
+    """
     in_effect = {name: value for name, value in settings.items() if name in knobs()}
     for name in ("validation_path", "hold_out_path"):  # what the rows were divided by, where other rows are scored
         if settings.get(f"run_{name}", settings[name]) != settings[name]:
@@ -97,6 +101,7 @@ def manifest(
         "machine": dict(machine),
         "training": adapter.training,
         "metrics": dict(metrics),
+        **found,
         "verdict": dict(verdict),
     }
 

@@ -1,7 +1,8 @@
 """What a model makes of a set of rows: its answers, its losses, its scores; and base against tuned.
 
 Metric names and their scales: ``loss`` is nats a target token, ``bits_per_byte`` bits a byte of the answer (UTF-8;
-comparable across tokenizers), all others 0–100.
+comparable across tokenizers), all others 0–100. A set's metrics, lifts and guard rails all follow from its prediction
+rows, so that a finished run can be looked at in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import generation, metrics
 from seqtune.data import tokens
+from seqtune.data.shingles import question_key
+from seqtune.metrics import bootstrap, guards, sums
+from seqtune.progress import say
 
 #: The metric that the verdict is about.
 VERDICT_METRIC = "rougeL"
@@ -34,21 +38,21 @@ def answers_of(
     """The model's answers to the rows of a set and its losses on their references, column by column.
 
     Returns:
-        Lists with an entry per row: ``predictions`` and ``references`` (text), ``nll`` (nats, summed over the target),
-        ``target_tokens`` and ``target_bytes`` (of what the loss is over: the reference, or what the limit left of it).
+        Lists with an entry per row: ``predictions`` and ``references`` (text), ``at_limit`` (whether the answer was cut
+        at its longest), ``nll`` (nats, summed over the target), ``target_tokens`` and ``target_bytes`` (of what the
+        loss is over: the reference, or what the limit left of it).
     """
     rows = tokens.as_rows(tokenized_sample)
     knobs = {name: settings[name] for name in generation.GENERATE_KNOBS}
-    predictions = generation.answer(
-        model,
-        tokenizer,
+    answerer = generation.Answerer(model, tokenizer, settings["answer_precision"])
+    written = answerer.tokens(
         [row["input_ids"] for row in rows],
         batch_size=settings["per_device_eval_batch_size"],
         random_state=settings["random_state"],
         stage=stage,
-        precision=settings["answer_precision"],
         **knobs,
     )
+    wishes = answerer.wishes(**knobs)
     nll, count = generation.score(
         model, rows, generation.pad_token_id(tokenizer), settings["per_device_eval_batch_size"]
     )
@@ -59,8 +63,9 @@ def answers_of(
         for reference, row, n, full in zip(references, rows, count, whole, strict=True)
     ]
     return {
-        "predictions": predictions,
+        "predictions": [answerer.text(each) for each in written],
         "references": references,
+        "at_limit": [wishes.cut(each) for each in written],
         "nll": nll,
         "target_tokens": count,
         "target_bytes": [len(text.encode()) for text in scored_text],
@@ -68,7 +73,7 @@ def answers_of(
 
 
 def set_metrics(answers: Answers, rouge_tokenizer: metrics.TokenizerName) -> dict[str, float]:
-    """Loss, bits per byte, ROUGE, BLEU, chrF and exact match over a set."""
+    """Loss, bits per byte, ROUGE, BLEU, chrF, exact match and F1 of one model's answers; for nodes of your own."""
     nll = sum(answers["nll"])
     return {
         "loss": nll / sum(answers["target_tokens"]),
@@ -78,42 +83,152 @@ def set_metrics(answers: Answers, rouge_tokenizer: metrics.TokenizerName) -> dic
 
 
 def prediction_rows(
-    sample: Dataset, base: Answers, tuned: Answers, rouge_tokenizer: metrics.TokenizerName
+    sample: Dataset,
+    base: Answers,
+    tuned: Answers,
+    rouge_tokenizer: metrics.TokenizerName,
+    training_answers: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """A dict per row: ``row``, ``input``, ``reference``, ``base``, ``tuned``, ``scores`` of both, ``extra`` fields."""
-    scores = {name: _row_scores(answers, rouge_tokenizer) for name, answers in (("base", base), ("tuned", tuned))}
-    return [
-        {
-            "row": row["row"],
-            "input": row["input"],
-            "reference": row["reference"],
-            "base": base["predictions"][index],
-            "tuned": tuned["predictions"][index],
-            "scores": {name: scores[name][index] for name in scores},
-            "extra": json.loads(row["extra"]),
+    """A dict per row of a set.
+
+    Args:
+        sample: the rows, as `answers_of` has answered them.
+        base: of the base model.
+        tuned: of the tuned model.
+        rouge_tokenizer: whose words.
+        training_answers: what the tuned model was trained to say; an answer that is one of them is flagged.
+
+    Returns:
+        ``row`` (its number in the file), ``input``, ``reference`` (what training would have taken), ``base`` and
+        ``tuned`` (the answers), ``scores`` and ``flags`` (`metrics.guards`) of both, ``target`` (tokens and bytes that
+        the loss is over), ``extra`` (the row's other fields); ``references`` where the row has several.
+    """
+    models = {"base": base, "tuned": tuned}
+    wanted = all_references(sample)
+    scores = {name: _row_scores(answers, wanted, rouge_tokenizer) for name, answers in models.items()}
+    guard = guards.Guards(training_answers)
+    rows = []
+    for index, row in enumerate(sample.to_list()):
+        several = {"references": wanted[index]} if len(wanted[index]) > 1 else {}
+        flags = {
+            name: guard.flags(
+                answers["predictions"][index],
+                row["input"],
+                wanted[index],
+                "at_limit" in answers and answers["at_limit"][index],
+            )
+            for name, answers in models.items()
         }
-        for index, row in enumerate(sample.to_list())
+        rows.append(
+            {
+                "row": row["row"],
+                "input": row["input"],
+                "reference": row["reference"],
+                **several,
+                "base": base["predictions"][index],
+                "tuned": tuned["predictions"][index],
+                "scores": {name: scores[name][index] for name in scores},
+                "flags": flags,
+                "target": {"tokens": base["target_tokens"][index], "bytes": base["target_bytes"][index]},
+                "extra": json.loads(row["extra"]),
+            }
+        )
+    return rows
+
+
+def all_references(sample: Dataset) -> list[list[str]]:
+    """For each row every answer that counts as right: its own, and those of the rows that ask the same question."""
+    own = [[reference] for reference in sample["reference"]]
+    questions = [question_key(text) for text in sample["input"]]
+    by_question: dict[str, dict[str, None]] = {}
+    for question, answers in zip(questions, own, strict=True):
+        by_question.setdefault(question, {}).update(dict.fromkeys(answers))
+    return [
+        list(dict.fromkeys([*answers, *by_question[question]]))
+        for question, answers in zip(questions, own, strict=True)
     ]
 
 
-def verdict(predictions: Sequence[Mapping[str, Any]], split: str, samples: int, seed: int) -> dict[str, Any]:
+def metrics_of(
+    rows: Sequence[Mapping[str, Any]], rouge_tokenizer: metrics.TokenizerName
+) -> dict[str, dict[str, float]]:
+    """``base`` and ``tuned``: every metric of a set, from its prediction rows."""
+    found = {}
+    for model in ("base", "tuned"):
+        values = {name: each.value for name, each in sums.of_predictions(rows, model, rouge_tokenizer).items()}
+        first = [name for name in ("loss", "bits_per_byte", *metrics.SET_METRICS) if name in values]
+        found[model] = {name: values[name] for name in [*first, *(name for name in values if name not in first)]}
+    return found
+
+
+def lifts(
+    rows: Sequence[Mapping[str, Any]],
+    rouge_tokenizer: metrics.TokenizerName,
+    samples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Tuned against base, by each metric of the prediction rows: ``base``, ``tuned``, ``lift`` and its interval."""
+    base, tuned = (sums.of_predictions(rows, model, rouge_tokenizer) for model in ("base", "tuned"))
+    found = bootstrap.lifts(base, [tuned], questions=questions_of(rows), samples=samples, seed=seed)
+    return {
+        name: {"base": base[name].value, "tuned": tuned[name].value, **_as_dict(each)} for name, each in found.items()
+    }
+
+
+def guard_rails(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """``base`` and ``tuned``: how many answers are empty, copies of the question, loops, cut, or recited."""
+    return {model: guards.counted(rows, model) for model in ("base", "tuned")}
+
+
+def signatures(rows: Sequence[Mapping[str, Any]], rouge_tokenizer: metrics.TokenizerName) -> dict[str, str]:
+    """sacrebleu's signatures for prediction rows; said, so that they stand in the terminal beside the scores."""
+    found = metrics.signatures(sums.references_of(rows), rouge_tokenizer)
+    for name, signature in found.items():
+        say(f"{metrics.METRIC_LABELS[name]}: sacrebleu {signature}")
+    return found
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], split: str, samples: int, seed: int) -> dict[str, Any]:
     """Tuned against base by the rows' ROUGE-L: the lift, its 95 % interval by paired bootstrap, and the word for it."""
-    base, tuned = ([row["scores"][model][VERDICT_METRIC] for row in predictions] for model in ("base", "tuned"))
-    lift = metrics.lift(base, tuned, samples=samples, seed=seed)
+    base, tuned = (
+        {VERDICT_METRIC: sums.mean([row["scores"][model][VERDICT_METRIC] for row in rows])}
+        for model in ("base", "tuned")
+    )
+    found = bootstrap.lifts(base, [tuned], questions=questions_of(rows), samples=samples, seed=seed)
+    return worded(found[VERDICT_METRIC], split)
+
+
+def worded(lift: metrics.Lift, split: str, seeds: int = 1) -> dict[str, Any]:
+    """The verdict on a lift, as the manifest has it."""
     return {
         "verdict": metrics.verdict(lift),
         "metric": VERDICT_METRIC,
         "split": split,
-        "lift": lift.mean,
-        "low": lift.low,
-        "high": lift.high,
-        "confidence": 0.95,
-        "rows": lift.rows,
-        "sentence": metrics.verdict_sentence(VERDICT_METRIC, lift, split.replace("_", "-")),
+        **_as_dict(lift),
+        "seeds": seeds,
+        "sentence": metrics.verdict_sentence(VERDICT_METRIC, lift, split.replace("_", "-"), seeds),
     }
 
 
-def _row_scores(answers: Answers, rouge_tokenizer: metrics.TokenizerName) -> list[dict[str, float]]:
-    text_scores = metrics.row_scores(answers["predictions"], answers["references"], rouge_tokenizer)
+def questions_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the bootstrap draws: rows that ask the same question get the same answer and are one draw."""
+    return [question_key(row["input"]) if "input" in row else str(index) for index, row in enumerate(rows)]
+
+
+def _as_dict(lift: metrics.Lift) -> dict[str, Any]:
+    return {
+        "lift": lift.mean,
+        "low": lift.low,
+        "high": lift.high,
+        "confidence": lift.confidence,
+        "rows": lift.rows,
+        "questions": lift.questions,
+    }
+
+
+def _row_scores(
+    answers: Answers, references: metrics.References, rouge_tokenizer: metrics.TokenizerName
+) -> list[dict[str, float]]:
+    text_scores = metrics.row_scores(answers["predictions"], references, rouge_tokenizer)
     losses = [nll / count for nll, count in zip(answers["nll"], answers["target_tokens"], strict=True)]
     return [{"loss": loss, **scores} for loss, scores in zip(losses, text_scores, strict=True)]

@@ -104,7 +104,7 @@ class Settings(BaseModel):
     top_p: float = knob(1.0, "do_sample draws from the likeliest tokens that together have this probability.", group="evaluation", gt=0, le=1)
     answer_precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of the products when answers are written: auto is bf16 where the GPU or CPU has units for it; fp32 gives transformers' tokens. The losses are fp32 in any case.", group="evaluation")
     rouge_tokenizer: Literal["auto", "english", "unicode"] = knob("auto", "Words of ROUGE: Google's (a-z and 0-9, stemmed) or any script's.", group="evaluation")
-    bootstrap_samples: int = knob(2000, "Resamples of the paired bootstrap behind the interval of the lift.", group="evaluation", ge=100)
+    bootstrap_samples: int = knob(10_000, "Resamples of the paired bootstrap behind the interval of every lift.", group="evaluation", ge=100)
 
     out: str | None = knob(None, "The run directory to write.", group="delivery", derived="runs/NAME-OF-THE-FILE, with a number where that is taken", min_length=1)
     overwrite: bool = knob(False, "Replace the run that is in `out`.", group="delivery")

@@ -35,6 +35,8 @@ SHOWN_METRICS = (
     ("bleu", "BLEU", True),
     ("chrf", "chrF", True),
     ("exact_match", "exact match", True),
+    ("f1", "F1", True),
+    ("identical", "identical", True),
     ("loss", "loss", False),
     ("bits_per_byte", "bits a byte", False),
 )

@@ -207,3 +207,21 @@ def test_a_mistyped_knob_is_refused(tiny_of: Of):
 def test_no_rows_no_answers(tiny_of: Of):
     tiny = tiny_of("t5")
     assert answer(tiny.model, tiny.tokenizer, [], batch_size=4, random_state=0) == []
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])  # BART forces an end on the answer at the limit
+@pytest.mark.parametrize("beams", [1, 2])
+def test_answers_that_are_cut_are_told_from_those_that_end(family: str, beams: int, tiny_of: Of):
+    tiny = tiny_of(family)
+    answerer = Answerer(tiny.model, tiny.tokenizer)
+    knobs = {"num_beams": beams, "max_new_tokens": 2}
+    found = answerer.tokens(tiny.sources, batch_size=3, random_state=0, **knobs)
+    assert [answerer.wishes(**knobs).cut(tokens) for tokens in found] == [
+        all(token not in answerer.wishes().ends for token in tokens[:1]) for tokens in found
+    ]
+    end = next(iter(answerer.wishes().ends))
+    wishes = answerer.wishes(max_new_tokens=4)
+    assert wishes.cut([7, 7, 7, 7])
+    assert wishes.cut([7, 7, 7, end]) == (family == "bart")
+    assert not wishes.cut([7, 7, end, 0]), "padded by transformers"
+    assert not wishes.cut([7, end])

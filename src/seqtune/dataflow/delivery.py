@@ -89,6 +89,10 @@ def manifest(
     device: torch.device,
     validation_set_metrics: dict[str, dict[str, float]],
     hold_out_set_metrics: dict[str, dict[str, float]],
+    lifts: dict[str, Any],
+    guard_rails: dict[str, Any],
+    forgetting: dict[str, Any],
+    signatures: dict[str, str],
     verdict: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of ``run.json``: settings, data, base model, versions, training, metrics and verdict."""
@@ -101,6 +105,7 @@ def manifest(
         versions=versions,
         machine=hardware.describe(device),
         metrics={"validation": validation_set_metrics, "hold_out": hold_out_set_metrics},
+        found={"lifts": lifts, "guard_rails": guard_rails, "forgetting": forgetting, "signatures": signatures},
         verdict=verdict,
     )
 

@@ -9,7 +9,7 @@ from hamilton.function_modifiers import config
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import generation, metrics, scoring, settings
+from seqtune import general, generation, metrics, scoring, settings
 from seqtune.progress import say
 from seqtune.settings import DEFAULT
 
@@ -146,42 +146,21 @@ def finetuned_model_on_hold_out_set(
     )
 
 
-def validation_set_metrics(
-    base_model_on_validation_set: dict[str, list],
-    finetuned_model_on_validation_set: dict[str, list],
-    rouge_words: dict[str, Any],
-    versions: dict[str, str],
-) -> dict[str, dict[str, float]]:
-    """``base`` and ``tuned`` on the validation rows. Replace this node to score with metrics of your own."""
-    return {
-        "base": scoring.set_metrics(base_model_on_validation_set, rouge_words["value"]),
-        "tuned": scoring.set_metrics(finetuned_model_on_validation_set, rouge_words["value"]),
-    }
-
-
-def hold_out_set_metrics(
-    base_model_on_hold_out_set: dict[str, list],
-    finetuned_model_on_hold_out_set: dict[str, list],
-    rouge_words: dict[str, Any],
-    versions: dict[str, str],
-) -> dict[str, dict[str, float]]:
-    """``base`` and ``tuned`` on the hold-out rows, which neither training nor the choice of the adapter has seen."""
-    return {
-        "base": scoring.set_metrics(base_model_on_hold_out_set, rouge_words["value"]),
-        "tuned": scoring.set_metrics(finetuned_model_on_hold_out_set, rouge_words["value"]),
-    }
-
-
 def validation_set_predictions(
     validation_sample: Dataset,
     base_model_on_validation_set: dict[str, list],
     finetuned_model_on_validation_set: dict[str, list],
+    train_set: Dataset,
     rouge_words: dict[str, Any],
     versions: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """A dict per validation row: input, reference, answers of both models, their scores, the row's extra fields."""
+    """A dict per validation row: input, reference, both answers, their scores and flags, the row's extra fields."""
     return scoring.prediction_rows(
-        validation_sample, base_model_on_validation_set, finetuned_model_on_validation_set, rouge_words["value"]
+        validation_sample,
+        base_model_on_validation_set,
+        finetuned_model_on_validation_set,
+        rouge_words["value"],
+        train_set["reference"],
     )
 
 
@@ -189,13 +168,69 @@ def hold_out_set_predictions(
     hold_out_sample: Dataset,
     base_model_on_hold_out_set: dict[str, list],
     finetuned_model_on_hold_out_set: dict[str, list],
+    train_set: Dataset,
     rouge_words: dict[str, Any],
     versions: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """A dict per hold-out row: input, reference, answers of both models, their scores, the row's extra fields."""
+    """A dict per hold-out row: input, reference, both answers, their scores and flags, the row's extra fields."""
     return scoring.prediction_rows(
-        hold_out_sample, base_model_on_hold_out_set, finetuned_model_on_hold_out_set, rouge_words["value"]
+        hold_out_sample,
+        base_model_on_hold_out_set,
+        finetuned_model_on_hold_out_set,
+        rouge_words["value"],
+        train_set["reference"],
     )
+
+
+def validation_set_metrics(
+    validation_set_predictions: list[dict[str, Any]], rouge_words: dict[str, Any], versions: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """``base`` and ``tuned`` on the validation rows. Replace this node to score with metrics of your own."""
+    return scoring.metrics_of(validation_set_predictions, rouge_words["value"])
+
+
+def hold_out_set_metrics(
+    hold_out_set_predictions: list[dict[str, Any]], rouge_words: dict[str, Any], versions: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """``base`` and ``tuned`` on the hold-out rows, which neither training nor the choice of the adapter has seen."""
+    return scoring.metrics_of(hold_out_set_predictions, rouge_words["value"])
+
+
+def lifts(
+    validation_set_predictions: list[dict[str, Any]],
+    hold_out_set_predictions: list[dict[str, Any]],
+    rouge_words: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+) -> dict[str, Any]:
+    """For each set and metric: base, tuned, their difference, and its 95 % interval by paired bootstrap."""
+    samples, seed = evaluation_settings["bootstrap_samples"], evaluation_settings["random_state"]
+    sets = {"validation": validation_set_predictions, "hold_out": hold_out_set_predictions}
+    return {name: scoring.lifts(rows, rouge_words["value"], samples, seed) for name, rows in sets.items()}
+
+
+def guard_rails(
+    validation_set_predictions: list[dict[str, Any]],
+    hold_out_set_predictions: list[dict[str, Any]],
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """For each set and model: how many answers are empty, copy the question, repeat themselves, are cut, or recited."""
+    sets = {"validation": validation_set_predictions, "hold_out": hold_out_set_predictions}
+    return {name: scoring.guard_rails(rows) for name, rows in sets.items()}
+
+
+def signatures(hold_out_set_predictions: list[dict[str, Any]], rouge_words: dict[str, Any]) -> dict[str, str]:
+    """sacrebleu's signatures of BLEU and chrF: the version and every choice behind the scores."""
+    return scoring.signatures(hold_out_set_predictions, rouge_words["value"])
+
+
+def forgetting(
+    base_model: PreTrainedModel,
+    finetuned_model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    evaluation_settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What both models make of a small fixed set of general questions: what tuning has cost of the rest."""
+    return general.compared(base_model, finetuned_model, tokenizer, evaluation_settings["per_device_eval_batch_size"])
 
 
 def verdict(

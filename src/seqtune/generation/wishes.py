@@ -10,7 +10,7 @@ transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -124,6 +124,12 @@ class Wishes:
     def start(self) -> int:
         """The token that an answer starts behind."""
         return self["decoder_start_token_id"]
+
+    def cut(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer was cut at the limit: it has no end, or one that was forced on it there (BART)."""
+        end = next((at for at, token in enumerate(tokens) if token in self.ends), None)
+        forced = self["forced_eos_token_id"] is not None and end == self.limit - 1
+        return len(tokens) >= self.limit and (end is None or forced)
 
     @cached_property
     def limit(self) -> int:

@@ -178,7 +178,7 @@ def versions() -> dict[str, str]:
     """Versions of seqtune and the libraries that compute, and the SHA-256 of seqtune's own source."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".c", ".h", ".cpp")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".c", ".h", ".cpp", ".jsonl")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return {
         "seqtune": importlib.metadata.version("seqtune"),

@@ -218,7 +218,9 @@ def guard_rails(
     return {name: scoring.guard_rails(rows) for name, rows in sets.items()}
 
 
-def signatures(hold_out_set_predictions: list[dict[str, Any]], rouge_words: dict[str, Any]) -> dict[str, str]:
+def signatures(
+    hold_out_set_predictions: list[dict[str, Any]], rouge_words: dict[str, Any], versions: dict[str, str]
+) -> dict[str, str]:
     """sacrebleu's signatures of BLEU and chrF: the version and every choice behind the scores."""
     return scoring.signatures(hold_out_set_predictions, rouge_words["value"])
 

@@ -19,7 +19,11 @@ from seqtune import cli, tables
 from seqtune.settings import Settings, knobs
 
 QUICK = ("--max-steps", 3, "--max-new-tokens", 4, "--bootstrap-samples", 100, "--device-type", "cpu")
+<<<<<<< HEAD
 COMMANDS = ("check", "finetune", "resume", "rerun", "evaluate", "predict", "demo", "show", "inputs")
+=======
+COMMANDS = ("finetune", "resume", "rerun", "evaluate", "report", "predict", "demo", "show", "inputs")
+>>>>>>> e79212c (The report as one page of its own: figures, answers word by word, strict policy, text only where asked for)
 
 
 @pytest.fixture(scope="session")

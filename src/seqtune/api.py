@@ -1,4 +1,4 @@
-"""seqtune from Python: `finetune`, `resume`, `rerun`, `evaluate`, `load`."""
+"""seqtune from Python: `finetune`, `resume`, `rerun`, `evaluate`, `report`, `load`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import claim, generation, run
+from seqtune import claim, generation, picture, run
 from seqtune.cluster import launched
 from seqtune.data import tokens
 from seqtune.driver import build_driver
@@ -22,6 +22,8 @@ from seqtune.errors import InputError, RunError
 from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
 from seqtune.progress import warn
+from seqtune.report import page, sections, unfinished
+from seqtune.report.answers import TextPolicy
 from seqtune.run import Run
 from seqtune.settings import DEFAULT, knobs, validated
 
@@ -127,6 +129,37 @@ def evaluate(adapter_path: str | Path, **settings: Any) -> dict[str, Any]:
         "metrics": {"validation": found["validation_set_metrics"], "hold_out": found["hold_out_set_metrics"]},
         "verdict": found["verdict"],
     }
+
+
+def report(path: str | Path, *, report_text: TextPolicy = "none", output: str | Path | None = None) -> Path:
+    """Make the page of a run anew: of a finished one, or of one that was stopped or is at work, as far as it came.
+
+    Args:
+        path: the run directory.
+        report_text: as the knob.
+        output: the file to write; ``report.html`` in the run directory unless given.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: no run there, nothing of it is saved yet, or the file can't be written.
+    """
+    place = Path(output) if output else Path(path) / run.REPORT
+    if run.is_unfinished(Path(path)):
+        manifest, log = unfinished.read(path)
+        predictions: dict[str, list[dict[str, Any]]] = {}
+    else:
+        finished = Run(path)
+        manifest, log, predictions = finished.manifest, finished.log, finished.predictions
+        predictions = {split: predictions[split] for split in ("hold_out", "validation")}
+    drawn = picture.linked(build_driver({"start": "base"}), sections.of_node)
+    html = page.render(manifest, log, predictions, text=report_text, picture=drawn, name=Path(path).absolute().name)
+    try:
+        run.write_text(place, html)
+    except OSError as error:
+        raise InputError(f"{place}: can't be written ({error.strerror})", mend="Choose another --output.") from None
+    return place
 
 
 def load(path: str | Path, device_type: str = DEFAULT.device_type, model_id: str | None = None) -> TunedModel:

@@ -34,7 +34,16 @@ from seqtune.settings import DEFAULT, knobs
 HOLDER = "holder.json"
 
 #: Settings that say where and how a run is kept, not what comes out of it.
-OF_KEEPING = ("out", "overwrite", "work_dir", "save_steps", "save_minutes", "checkpoints_path", "allow_changed")
+OF_KEEPING = (
+    "out",
+    "overwrite",
+    "work_dir",
+    "report_text",
+    "save_steps",
+    "save_minutes",
+    "checkpoints_path",
+    "allow_changed",
+)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from hamilton import driver as hamilton_driver
 from hamilton.caching.adapter import HamiltonCacheAdapter
 from hamilton.execution.graph_functions import node_is_required_by_anything
 
+from seqtune import picture
 from seqtune.caching import JsonStore
 from seqtune.dataflow import data, delivery, evaluation, finetuning, tokenization
 from seqtune.errors import InputError, SeqtuneError, did_you_mean
@@ -64,7 +65,7 @@ class Driver(hamilton_driver.Driver):
         """
         wanted = list(final_vars)
         checked = self.checked(inputs, overrides, wanted)
-        with _errors_said_once():
+        with _errors_said_once(), picture.running(self):
             return super().execute(wanted, overrides=overrides or {}, display_graph=display_graph, inputs=checked)
 
     def checked(

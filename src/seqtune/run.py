@@ -310,6 +310,16 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n", encoding="utf-8")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; what was there is replaced."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _move_in(staging: Path, out: Path) -> None:
     """Everything of ``staging`` to ``out``, in the place of what an older run has there; ``run.json`` last.
 

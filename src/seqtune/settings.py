@@ -108,6 +108,7 @@ class Settings(BaseModel):
 
     out: str | None = knob(None, "The run directory to write.", group="delivery", derived="runs/NAME-OF-THE-FILE, with a number where that is taken", min_length=1)
     overwrite: bool = knob(False, "Replace the run that is in `out`.", group="delivery")
+    report_text: Literal["none", "sample", "all"] = knob("none", "Whose questions and answers stand in report.html: nobody's (it can open the predictions files beside it), those of some telling rows, or all that have room.", group="delivery")
     save_steps: int | None = knob(None, "Steps between two checkpoints, besides those by the clock.", group="delivery", unit="steps", derived="by the clock alone (save_minutes)", ge=1)
     save_minutes: float = knob(5.0, "Minutes between two checkpoints; 0 makes none by the clock. The end of training and a signal make one too.", group="delivery", unit="minutes", ge=0)
     checkpoints_path: str | None = knob(None, "Folder in which training keeps its state, and goes on from it.", group="delivery", derived="OUT/checkpoints; in a dataflow of your own none", min_length=1)

@@ -1,15 +1,45 @@
-"""The commands that explain: `show`, `inputs`."""
+"""The commands that show: `report`, `show`, `inputs`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from seqtune.cli.app import quiet_libraries, seqtune
 from seqtune.cli.printing import print_text
 from seqtune.errors import InputError
-from seqtune.settings import STARTS, Settings
+from seqtune.options import given, options_of
+from seqtune.settings import STARTS, Settings, knobs
+
+
+@seqtune.command()
+@click.argument("run", metavar="RUN")
+@options_of([knobs()["report_text"]])
+@click.option("--output", metavar="FILE", help="Write to FILE instead of RUN/report.html.")
+@click.pass_context
+def report(ctx: click.Context, run: str, output: str | None, **_: Any) -> None:
+    """Make the page of a run anew, with or without the text of its rows.
+
+    RUN is its directory; the run may be finished, stopped or still at work.
+
+    \b
+      seqtune report runs/support --report-text all
+      seqtune report runs/support --report-text sample --output to-show.html
+    """
+    values = given(ctx)
+    from seqtune import terminal
+    from seqtune.run import Run, is_unfinished
+
+    if not is_unfinished(Path(run)):
+        Run(run)  # refuses what is no run before PyTorch is imported
+    quiet_libraries()
+    with terminal.display():
+        from seqtune import api
+
+        written = api.report(run, output=output, **values)
+    print_text(terminal.clean(str(written)))
 
 
 @seqtune.command()

@@ -6,16 +6,17 @@ difference in which order or company outputs are asked for.
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from hamilton.function_modifiers import cache, config
 from peft import PeftConfig
 
-from seqtune import delivering
+from seqtune import delivering, picture
 from seqtune.engine import hardware
 from seqtune.models.loading import BaseCheckpoint
-from seqtune.report import page
+from seqtune.report import page, sections
 from seqtune.run import TrainedAdapter
 from seqtune.settings import DEFAULT
 
@@ -128,12 +129,17 @@ def report_page(
     trained_adapter: TrainedAdapter,
     validation_set_predictions: list[dict[str, Any]],
     hold_out_set_predictions: list[dict[str, Any]],
+    report_text: Literal["none", "sample", "all"] = DEFAULT.report_text,
+    out: str | None = DEFAULT.out,
 ) -> str:
     """The content of ``report.html``: one page that needs no network."""
     return page.render(
         manifest,
         trained_adapter.log,
         {"hold_out": hold_out_set_predictions, "validation": validation_set_predictions},
+        text=report_text,
+        picture=picture.running_linked(sections.of_node),
+        name=Path(out).absolute().name if out else "",
     )
 
 

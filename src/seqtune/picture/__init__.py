@@ -17,14 +17,21 @@ docstring is treated as text: escaped, never markup. The page loads nothing and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from seqtune.picture import drawing, flowchart, graph, page
 
 if TYPE_CHECKING:
     from hamilton.driver import Driver
 
-__all__ = ["html", "mermaid", "svg"]
+__all__ = ["html", "linked", "mermaid", "running", "running_linked", "svg"]
+
+_running: ContextVar[Driver | None] = ContextVar("seqtune_running_driver", default=None)
 
 
 def mermaid(driver: Driver) -> str:
@@ -40,3 +47,32 @@ def svg(driver: Driver) -> str:
 def html(driver: Driver) -> str:
     """The dataflow as one page: the picture, and a table of every node to which its box links."""
     return page.render(graph.read(driver))
+
+
+def linked(driver: Driver, anchor_of: Callable[[str], str]) -> tuple[Markup, str]:
+    """The dataflow as an SVG for a page of others, and the style that the page must have.
+
+    Args:
+        driver: whose dataflow.
+        anchor_of: for a node's name the id, on that page, to which its box leads.
+    """
+    picture = graph.read(driver)
+    for box in picture.boxes.values():
+        box.anchor = anchor_of(box.name)
+    return drawing.drawn(picture, links=True, css=None), drawing.style(picture)
+
+
+@contextmanager
+def running(driver: Driver) -> Iterator[None]:
+    """Inside the block `running_linked` draws this driver's dataflow, a user's own nodes among it."""
+    token = _running.set(driver)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def running_linked(anchor_of: Callable[[str], str]) -> tuple[Markup, str] | None:
+    """`linked` for the dataflow that is being executed; None where it is not one of `seqtune.build_driver`."""
+    driver = _running.get()
+    return None if driver is None else linked(driver, anchor_of)

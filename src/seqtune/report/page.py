@@ -1,123 +1,166 @@
-"""The page `report.html`: verdict, metrics, losses, answers, settings. One file; no script, no network.
+"""The page: facts and rows into the template, style and scripts into the page. One file, no network.
 
-Questions, answers and names are text of strangers: the template escapes everything, and the page's
-Content-Security-Policy allows neither script nor a single request.
+Raises nothing for what a manifest lacks: a run of an older version, a run that was stopped and a run at work have pages
+too, with fewer sections.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-#: How each metric is shown: its key, its name, and whether more is better. Metrics of your own follow them.
-METRICS = (
-    ("rougeL", "ROUGE-L", True),
-    ("rouge1", "ROUGE-1", True),
-    ("rouge2", "ROUGE-2", True),
-    ("rougeLsum", "ROUGE-Lsum", True),
-    ("bleu", "BLEU", True),
-    ("chrf", "chrF", True),
-    ("exact_match", "exact match", True),
-    ("loss", "loss (nats a token)", False),
-    ("bits_per_byte", "bits a byte", False),
-)
+from seqtune.report import answers, curves, groups, origins, safety, scores
+from seqtune.report.reading import dig, number, set_name, shown, took
 
-#: Answers shown of each set.
-SHOWN_ANSWERS = 100
+#: The scripts in the order in which they need each other; all of them are one script block.
+SCRIPTS = ("core.js", "words.js", "charts.js", "distributions.js", "answers.js", "main.js")
 
-#: Characters shown of an extra field's key and of its value.
-SHOWN_OF_EXTRA = 80
+#: Added while a run is at work.
+LIVE_SCRIPTS = ("live.js",)
 
-WIDTH, HEIGHT = 640, 200
+STYLES = ("base.css", "parts.css", "answers.css")
 
 
 def render(
     manifest: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]] | None,
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    text: answers.TextPolicy = "none",
+    picture: tuple[Markup, str] | None = None,
+    name: str = "",
+    live: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as text.
+    """The page as text that UTF-8 can hold.
 
     Args:
-        manifest: the content of ``run.json``.
+        manifest: the content of ``run.json``, or what there is of it.
         log: a dict per step, or None where training is unknown.
-        predictions: the predictions of each set.
+        predictions: the predictions of each set; a set that is missing was not answered.
+        text: whose questions and answers may stand in the page; "none" leaves out all that rows hold.
+        picture: SVG and style of the dataflow (`seqtune.picture.linked`).
+        name: of the run, for its title.
+        live: for a page that follows a run at work: ``stage`` and whatever its scripts are told first.
     """
-    environment = Environment(
-        loader=PackageLoader("seqtune.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
-        manifest=manifest,
-        metrics=metric_rows(manifest["metrics"]),
-        extra_line=extra_line,
-        curves=loss_curves(log or []),
-        predictions={name: rows[:SHOWN_ANSWERS] for name, rows in predictions.items()},
-        totals={name: len(rows) for name, rows in predictions.items()},
-    )
+    styles = [_static(*STYLES), *([picture[1]] if picture else [])]
+    scripts = [_static("plotly/plotly-basic.min.js"), _static(*SCRIPTS, *(LIVE_SCRIPTS if live is not None else ()))]
+    metric = str(dig(manifest, "verdict", "metric", default="rougeL"))
+    sets: dict[str, Any] = {}
+    room = answers.ROOM
+    for split in [s for s in (*scores.SPLITS, *predictions) if s in predictions]:
+        if split not in sets:
+            sets[split], room = answers.columns(predictions[split], text, metric, room)
+    tables = {split: scores.table(manifest, split) for split in scores.SPLITS}
+    html = environment().get_template("page.html.j2").render(
+        policy=safety.policy(scripts, styles, live=live is not None),
+        styles=[Markup(style) for style in styles],  # ours: constants, and numbers of boxes
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(
+            safety.in_html(
+                {
+                    "sets": sets,
+                    "metric": metric,
+                    "labels": {key: label for key, label, _ in scores.METRICS},
+                    "less_is_better": list(scores.NO_PERCENT),
+                    "scores": tables,
+                    "curves": curves.of_log(log or []),
+                    "best_step": dig(manifest, "training", "best_step"),
+                    "resumed": dig(manifest, "training", "resumed_at", default=[]),
+                    "histograms": origins.histograms(manifest),
+                    "live": live,
+                }
+            )
+        ),
+        title=dig(manifest, "verdict", "sentence", default="A run that is not finished"),
+        name=name,
+        live=live,
+        head=heading(manifest),
+        tables=[
+            {"split": split, "set": set_name(split), "rows": rows, "answered": _answered(manifest, split)}
+            for split, rows in tables.items()
+            if rows
+        ],
+        whisker=scores.whisker,
+        rails=scores.rails(manifest),
+        forgetting=scores.forgetting(manifest),
+        seeds=scores.seeds(manifest),
+        by_field=groups.by_field(predictions.get("hold_out") or [], metric) if text != "none" else [],
+        metric_name=next((label for key, label, _ in scores.METRICS if key == metric), metric),
+        sets=sets,
+        set_name=set_name,
+        text=text,
+        training=origins.training(manifest, log),
+        splits=origins.splits(manifest),
+        files=origins.files(manifest),
+        data_rows=dig(manifest, "data", "rows"),
+        bad_rows=sum(dig(manifest, "data", "bad_rows", default={}).values()),
+        checks=origins.checks(manifest, with_examples=text != "none"),
+        lengths=origins.lengths(manifest),
+        histograms=origins.histograms(manifest),
+        tokenizer_loss=origins.tokenizer_loss(manifest, with_examples=text != "none"),
+        settings=origins.settings(manifest),
+        command=origins.command(manifest),
+        versions=origins.versions(manifest),
+        picture=picture[0] if picture else None,
+    )  # fmt: skip
+    return safety.encodable(html)
 
 
-def metric_rows(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of the table: METRICS that were measured, then numbers of your own under their own names.
-
-    Returns:
-        ``name``; ``cells``: base and tuned on the hold-out, their difference, base and tuned on the validation rows, as
-        text, "–" where there is none; ``good``: whether the tuned model is better (False where that is not known).
-    """
-    places = [metrics[split][model] for split in ("hold_out", "validation") for model in ("base", "tuned")]
-    ours = [key for key, _, _ in METRICS]
-    own = dict.fromkeys(key for place in places for key in place if key not in ours)
-    rows = []
-    for key, name, more_is_better in (*METRICS, *((key, key, None) for key in own)):
-        values = [_number(place.get(key)) for place in places]
-        if values == [None] * 4:
-            continue
-        base, tuned = values[:2]
-        gain = None if base is None or tuned is None else tuned - base
-        cells = ["–" if value is None else f"{value:.2f}" for value in values]
-        cells.insert(2, "–" if gain is None else f"{gain:+.2f}")
-        good = gain is not None and more_is_better is not None and gain != 0 and (gain > 0) == more_is_better
-        rows.append({"name": name, "cells": cells, "good": good})
-    return rows
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def extra_line(extra: Mapping[str, Any]) -> str:
-    """A row's other fields in a line: ``topic: errors · id: 7``; what is long is cut."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in extra.items()
-    }
-    return " · ".join(f"{_cut(key)}: {_cut(text)}" for key, text in texts.items())
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN_OF_EXTRA else text[: SHOWN_OF_EXTRA - 1] + "…"
-
-
-def loss_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The losses by step as points of an SVG of `WIDTH` × `HEIGHT`, the best step marked; None without two points."""
-    series = {name: [(row["step"], row[name]) for row in log if name in row] for name in ("loss", "validation_loss")}
-    points = [point for line in series.values() for point in line]
-    if len(points) < 2:
-        return None
-    last = max(step for step, _ in points) or 1
-    low, high = min(value for _, value in points), max(value for _, value in points)
-    span = (high - low) or 1.0
-
-    def place(step: int, value: float) -> str:
-        return f"{step / last * WIDTH:.1f},{(high - value) / span * HEIGHT:.1f}"
-
+def heading(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands at the top: the verdict in a word and a sentence, its interval, notes, and a few figures."""
+    verdict = dig(manifest, "verdict", default={})
+    low, high, lift = (number(verdict.get(key)) for key in ("low", "high", "lift"))
+    reach = max(abs(v) for v in (low, high, lift, 1.0) if v is not None)
+    tuned, base = (dig(manifest, "metrics", "hold_out", model, default={}) for model in ("tuned", "base"))
+    tiles = [
+        {"name": label, "before": shown(number(base[key]), places), "after": shown(number(tuned[key]), places)}
+        for key, label, places in (("rougeL", "ROUGE-L", 1), ("exact_match", "exact match", 1), ("loss", "loss", 2))
+        if number(base.get(key)) is not None and number(tuned.get(key)) is not None
+    ]
+    seconds = number(dig(manifest, "training", "seconds"))
+    word, sentence = str(verdict.get("verdict") or ""), str(verdict.get("sentence") or "")
     return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "low": low,
-        "high": high,
-        "last": last,
-        "lines": {name: " ".join(place(*point) for point in line) for name, line in series.items()},
-    }
+        "word": word,
+        "mood": {"better": "good", "worse": "bad"}.get(word, "even"),
+        "sentence": sentence.removeprefix(f"{word}: "),
+        "interval": None if low is None or high is None or lift is None else {
+            name: round(50 + 46 * value / reach, 2) for name, value in (("low", low), ("high", high), ("lift", lift))
+        },
+        "reach": shown(reach, 0),
+        "unseen": verdict.get("unseen", True),
+        "rows": verdict.get("rows"),
+        "tiles": tiles,
+        "time": took(seconds) if seconds is not None else "",
+        "model": dig(manifest, "base_model", "model_id", default=""),
+        "data": dig(manifest, "data", "sources", "data", "path", default=""),
+        "trained_on": dig(manifest, "data", "splits", "train"),
+        "created": dig(manifest, "created", default=""),
+        "notes": dig(manifest, "data", "warnings", default=[]),
+    }  # fmt: skip
+
+
+def environment() -> Environment:
+    """Templates that escape whatever they are given."""
+    return Environment(
+        loader=PackageLoader("seqtune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _answered(manifest: Mapping[str, Any], split: str) -> str:
+    answered, of = (dig(manifest, "data", key, split) for key in ("evaluated", "splits"))
+    return f"{answered:,} of {of:,} rows" if answered is not None and of is not None else ""
+
+
+@functools.cache
+def _static(*names: str) -> str:
+    folder = files("seqtune.report").joinpath("static")
+    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)

@@ -19,11 +19,7 @@ from seqtune import cli, tables
 from seqtune.settings import Settings, knobs
 
 QUICK = ("--max-steps", 3, "--max-new-tokens", 4, "--bootstrap-samples", 100, "--device-type", "cpu")
-<<<<<<< HEAD
-COMMANDS = ("check", "finetune", "resume", "rerun", "evaluate", "predict", "demo", "show", "inputs")
-=======
-COMMANDS = ("finetune", "resume", "rerun", "evaluate", "report", "predict", "demo", "show", "inputs")
->>>>>>> e79212c (The report as one page of its own: figures, answers word by word, strict policy, text only where asked for)
+COMMANDS = ("check", "finetune", "resume", "rerun", "evaluate", "report", "predict", "demo", "show", "inputs")
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +75,7 @@ def test_evaluate_takes_what_the_dataflow_takes_that_starts_from_an_adapter() ->
 
     driver = seqtune.build_driver({"start": "presaved"})
     takes = {row["name"] for row in driver.inputs_table()}
-    assert set(options("evaluate")) - {"config", "as_json"} == takes & set(knobs()) - {"out", "overwrite"}
+    assert set(options("evaluate")) - {"config", "as_json"} == takes & set(knobs()) - {"out", "overwrite", "report_text"}
 
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path, rows_file: Path, monkeypatch: Any) -> None:

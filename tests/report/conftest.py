@@ -43,7 +43,6 @@ class Opened:
         self.page.wait_for_selector("html[data-ready]", state="attached")
         return self
 
-
     def until(self, expression: str) -> None:
         """Wait until it is true. (Playwright's own way evaluates text, which the page's policy forbids.)"""
         end = time.monotonic() + 10

@@ -22,8 +22,8 @@ def name_of(field: str) -> str:
 
 def manifest(text: Text = name_of) -> dict[str, Any]:
     """Everything that a manifest may hold."""
-    base = {key: 20.0 for key in KEYS} | {"loss": 3.0, "bits_per_byte": 1.5}
-    tuned = {key: 60.0 for key in KEYS} | {"loss": 1.0, "bits_per_byte": 0.5}
+    base = dict.fromkeys(KEYS, 20.0) | {"loss": 3.0, "bits_per_byte": 1.5}
+    tuned = dict.fromkeys(KEYS, 60.0) | {"loss": 1.0, "bits_per_byte": 0.5}
     own = text("own metric")
     lift = {"base": 20.0, "tuned": 60.0, "lift": 40.0, "low": 30.0, "high": 50.0, "confidence": 0.95, "rows": 9}
     rails = dict.fromkeys((*scores.RAILS, text("rail")), 1) | {"rows": 9}

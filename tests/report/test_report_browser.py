@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 import report_runs
 from report_runs import manifest, rendered, rows
+
 from seqtune.report import page
 
 TEXT_OF_COLUMN = "(key) => [...document.querySelectorAll('#rows tbody tr')].map((tr) => tr.cells[[...document.querySelectorAll('#rows th')].findIndex((th) => th.dataset.key === key)].textContent)"
@@ -175,7 +176,7 @@ def test_keyboard_and_screen_reader(opened: Callable[..., Any]):
     assert len(ids) == len(set(ids))
     levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     tab.click("figure[data-chart=loss] summary")
     assert tab.locator("figure[data-chart=loss] details tr").count() == 40 + 5
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from report_payloads import PAYLOADS
 from report_runs import rendered
+
 from seqtune.report import safety
 
 #: All elements outside the figures by tag and names of attributes; the words that differ may be more or fewer.

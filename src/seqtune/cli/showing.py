@@ -20,9 +20,10 @@ from seqtune.settings import STARTS, Settings, knobs
 @click.option("--output", metavar="FILE", help="Write to FILE instead of RUN/report.html.")
 @click.pass_context
 def report(ctx: click.Context, run: str, output: str | None, **_: Any) -> None:
-    """Make the page of a run anew, with or without the text of its rows.
+    """Make the page of a run anew.
 
-    RUN is its directory; the run may be finished, stopped or still at work.
+    RUN is its directory; the run may be finished, stopped or still at work. The page has no text of its rows unless it
+    is asked for.
 
     \b
       seqtune report runs/support --report-text all

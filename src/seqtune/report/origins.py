@@ -16,7 +16,7 @@ _NOT_AGAIN = ("model_id_tokenizer", "data_path")
 
 
 def training(manifest: Manifest, log: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """``known`` (whether there is anything to tell), ``facts`` (name and text), ``resumed``, ``changes``, ``summary``."""
+    """``known`` (is there anything to tell?), ``facts`` (name and text), ``resumed``, ``changes``, ``summary``."""
     found = dig(manifest, "training")
     facts: list[tuple[str, str]] = []
     if found:
@@ -93,7 +93,7 @@ def checks(manifest: Manifest, with_examples: bool) -> list[dict[str, Any]]:
     order = {"FAIL": 0, "WARN": 1, "PASS": 2}
     found = [
         {
-            "check": words(each.get("check")),
+            "check": words(each.get("check")).replace("_", " "),
             "verdict": each["verdict"] if each.get("verdict") in order else "WARN",
             "found": words(each.get("found")),
             "rows": each.get("rows") or 0,

@@ -75,7 +75,8 @@ def test_evaluate_takes_what_the_dataflow_takes_that_starts_from_an_adapter() ->
 
     driver = seqtune.build_driver({"start": "presaved"})
     takes = {row["name"] for row in driver.inputs_table()}
-    assert set(options("evaluate")) - {"config", "as_json"} == takes & set(knobs()) - {"out", "overwrite", "report_text"}
+    of_delivery = {"out", "overwrite", "report_text"}
+    assert set(options("evaluate")) - {"config", "as_json"} == takes & set(knobs()) - of_delivery
 
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path, rows_file: Path, monkeypatch: Any) -> None:

@@ -19,7 +19,20 @@ from seqtune import cli, tables
 from seqtune.settings import Settings, knobs
 
 QUICK = ("--max-steps", 3, "--max-new-tokens", 4, "--bootstrap-samples", 100, "--device-type", "cpu")
-COMMANDS = ("check", "finetune", "resume", "rerun", "evaluate", "report", "predict", "demo", "show", "inputs")
+COMMANDS = (
+    "check",
+    "finetune",
+    "resume",
+    "rerun",
+    "evaluate",
+    "compare",
+    "runs",
+    "report",
+    "predict",
+    "demo",
+    "show",
+    "inputs",
+)
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ def as_json(content: Any, indent: int | None = None) -> str:
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _output() -> Console:
+def output() -> Console:
     """Standard output: as wide as the terminal; a file or a pipe gets tables of one width."""
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
 
@@ -220,7 +220,7 @@ def show_result(manifest: Mapping[str, Any], path: str | None) -> None:
 
     Metrics of your own stand under ours, without a colour: which way is better is not known of them.
     """
-    console = _output()
+    console = output()
     metrics, verdict = manifest["metrics"]["hold_out"], manifest["verdict"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
@@ -252,7 +252,7 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 def show_answers(rows: Sequence[Mapping[str, Any]]) -> None:
     """Questions with their reference and the answers of base and tuned model, on standard output."""
-    console = _output()
+    console = output()
     for row in rows:
         table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
         table.add_column(justify="right", style="dim", no_wrap=True)
@@ -265,7 +265,7 @@ def show_answers(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_inputs(rows: Sequence[Mapping[str, str]]) -> None:
     """The table of inputs on standard output, a section a group."""
-    console = _output()
+    console = output()
     group = ""
     for row in rows:
         if row["group"] != group:
@@ -283,7 +283,7 @@ _VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 def show_findings(findings: Sequence[Finding]) -> None:
     """The checks of the data on standard output, each with its verdict, what was found and what to do about it."""
-    console = _output()
+    console = output()
     room = max(20, console.width - 6) if console.is_terminal else 10_000
     for finding in findings:
         style = _VERDICT_STYLES[finding.verdict]

@@ -18,7 +18,20 @@ from seqtune.settings import knobs
 MEMORY_KNOBS = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_source_length")
 
 #: The commands as the help lists them.
-ORDER = ("check", "finetune", "resume", "rerun", "evaluate", "report", "predict", "demo", "show", "inputs")
+ORDER = (
+    "check",
+    "finetune",
+    "resume",
+    "rerun",
+    "evaluate",
+    "compare",
+    "runs",
+    "report",
+    "predict",
+    "demo",
+    "show",
+    "inputs",
+)
 
 
 class Commands(click.Group):

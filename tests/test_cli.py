@@ -64,8 +64,8 @@ def options(name: str) -> dict[str, click.Option]:
 @pytest.mark.parametrize(
     ("name", "beside", "without"),
     [
-        ("finetune", {"config", "as_json"}, {"adapter_path", "checkpoints_path"}),
-        ("demo", {"as_json"}, {"adapter_path", "checkpoints_path", "data_path"}),
+        ("finetune", {"config", "as_json", "live"}, {"adapter_path", "checkpoints_path"}),
+        ("demo", {"as_json", "live"}, {"adapter_path", "checkpoints_path", "data_path"}),
     ],
 )
 def test_every_knob_is_an_option_of_the_same_name(name: str, beside: set[str], without: set[str]) -> None:

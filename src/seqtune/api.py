@@ -19,6 +19,7 @@ from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
 from seqtune.errors import InputError, RunError
+from seqtune.live import served
 from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
 from seqtune.progress import warn
@@ -31,7 +32,7 @@ from seqtune.settings import DEFAULT, knobs, validated
 CHUNK = 256
 
 
-def finetune(data_path: str | Path, **settings: Any) -> Run:
+def finetune(data_path: str | Path, *, live: bool = False, **settings: Any) -> Run:
     """Tune a model on a question–answer file and score it against the base model.
 
     A run that was stopped goes on where it was when it is started again with the same ``out`` (without one, with the
@@ -39,6 +40,8 @@ def finetune(data_path: str | Path, **settings: Any) -> Run:
 
     Args:
         data_path: the file.
+        live: serve the report's page on this machine while it trains (`seqtune.live`); its address is said. What comes
+            out is the same.
         **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
 
     Returns:
@@ -50,8 +53,10 @@ def finetune(data_path: str | Path, **settings: Any) -> Run:
     """
     given = validated({"data_path": str(data_path), **settings})
     if launched.several():
+        if live:
+            warn("--live follows one process: of several it shows nothing")
         return Run(launched.run(lambda execute: _finetuned(given, execute).path))
-    return _finetuned(given, _executed)
+    return _finetuned(given, _executed_live if live else _executed)
 
 
 def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:
@@ -65,12 +70,13 @@ def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path])
         return _delivered({**values, "checkpoints_path": str(folder)}, execute)
 
 
-def resume(path: str | Path, *, allow_changed: bool = False) -> Run:
+def resume(path: str | Path, *, allow_changed: bool = False, live: bool = False) -> Run:
     """Go on with a run that was stopped; a finished run is returned as it is.
 
     Args:
         path: its directory.
         allow_changed: as the knob.
+        live: as of `finetune`.
 
     Raises:
         InputError: no run was stopped there, or its data, base model or settings are no longer the same.
@@ -78,7 +84,7 @@ def resume(path: str | Path, *, allow_changed: bool = False) -> Run:
     """
     if run.is_finished(Path(path)):
         return Run(path)
-    return finetune(**{**claim.inputs_of(path), "allow_changed": allow_changed})
+    return finetune(**{**claim.inputs_of(path), "allow_changed": allow_changed}, live=live)
 
 
 def rerun(path: str | Path) -> dict[str, Any]:
@@ -252,9 +258,15 @@ class TunedModel:
             yield from zip(ahead, self.generate(ahead, **knobs), strict=True)
 
 
-def _executed(inputs: dict[str, Any]) -> Path:
-    delivered = build_driver({"start": "base"}).execute(["save_best_models"], inputs=inputs)
+def _executed(inputs: dict[str, Any], *watchers: Any) -> Path:
+    delivered = build_driver({"start": "base"}, adapters=watchers).execute(["save_best_models"], inputs=inputs)
     return Path(delivered["save_best_models"]["path"])
+
+
+def _executed_live(inputs: dict[str, Any]) -> Path:
+    """`_executed`, with a page to look on."""
+    with served(Path(inputs["checkpoints_path"]), Path(inputs["out"]).absolute().name) as watcher:
+        return _executed(inputs, watcher)
 
 
 def _delivered(values: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:

@@ -96,3 +96,6 @@ def given(
 
 config_option = click.option("--config", metavar="FILE", help="Settings in a YAML or TOML file; options come first.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+live_option = click.option(
+    "--live", is_flag=True, help="Serve the report's page on this machine while it trains; its address is said."
+)

@@ -7,10 +7,11 @@ listen: then progress is dropped, and what is said goes to the logger ``seqtune`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 logger = logging.getLogger("seqtune")
 
@@ -27,7 +28,10 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+#: Is shown the log of a training, a dict a step, after each; after a measurement the model too, in evaluation mode.
+Watcher = Callable[[Sequence[dict[str, Any]], Any], None]
 _listener: ContextVar[Listener | None] = ContextVar("seqtune_progress_listener", default=None)
+_watcher: ContextVar[Watcher | None] = ContextVar("seqtune_training_watcher", default=None)
 _latest: ContextVar[str] = ContextVar("seqtune_latest_progress", default="")
 
 
@@ -39,6 +43,37 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextmanager
+def overhearing(listener: Listener) -> Iterator[None]:
+    """Send every `advance` inside the block to ``listener`` too, beside whoever listens already."""
+    before = _listener.get()
+
+    def both(report: Progress) -> None:
+        if before is not None:
+            before(report)
+        listener(report)
+
+    with listening(both):
+        yield
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Show every training inside the block to ``watcher``, which must leave log and model as they are."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def show(log: Sequence[dict[str, Any]], model: Any = None) -> None:
+    """Let whoever watches see the log of a training; after a measurement the model too, in evaluation mode."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(log, model)
 
 
 def advance(stage: str, done: int, total: int, unit: str, **figures: float) -> None:

@@ -14,7 +14,7 @@ from seqtune.cli.ending import Stopped
 from seqtune.cli.printing import print_text, show_run
 from seqtune.demo import SETTINGS as DEMO_SETTINGS
 from seqtune.errors import SeqtuneError
-from seqtune.options import GroupedCommand, but, config_option, given, json_option, options_of
+from seqtune.options import GroupedCommand, but, config_option, given, json_option, live_option, options_of
 from seqtune.settings import knobs
 
 
@@ -22,9 +22,10 @@ from seqtune.settings import knobs
 @click.argument("file", metavar="FILE", required=False)
 @options_of(but("adapter_path", "checkpoints_path"), {"data_path": "FILE"})
 @config_option
+@live_option
 @json_option
 @click.pass_context
-def finetune(ctx: click.Context, file: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+def finetune(ctx: click.Context, file: str | None, config: str | None, live: bool, as_json: bool, **_: Any) -> None:
     """Tune a model on FILE and score it against the base model.
 
     FILE is JSON, JSON Lines, CSV, TSV or Parquet, a saved dataset folder, or a dataset id of the Hugging Face hub.
@@ -38,15 +39,16 @@ def finetune(ctx: click.Context, file: str | None, config: str | None, as_json: 
     values = given(ctx, config, file)
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
-    _tune(values, as_json)
+    _tune(values, as_json, live)
 
 
 @seqtune.command()
 @click.argument("run", metavar="RUN")
 @options_of([knobs()["allow_changed"]])
+@live_option
 @json_option
 @click.pass_context
-def resume(ctx: click.Context, run: str, as_json: bool, **_: Any) -> None:
+def resume(ctx: click.Context, run: str, live: bool, as_json: bool, **_: Any) -> None:
     """Go on with a run that was stopped or killed.
 
     RUN is its directory. On the same machine and versions the result is that of a run that was never stopped, bit for
@@ -61,7 +63,7 @@ def resume(ctx: click.Context, run: str, as_json: bool, **_: Any) -> None:
     if is_finished(Path(run)):
         show_run(Run(run), as_json)
         return
-    _tune({**claim.inputs_of(run), **given(ctx)}, as_json)
+    _tune({**claim.inputs_of(run), **given(ctx)}, as_json, live)
 
 
 @seqtune.command()
@@ -99,9 +101,10 @@ def rerun(run: str, as_json: bool) -> None:
 @options_of(
     but("data_path", "adapter_path", "checkpoints_path"), {name: str(value) for name, value in DEMO_SETTINGS.items()}
 )
+@live_option
 @json_option
 @click.pass_context
-def demo(ctx: click.Context, as_json: bool, **_: Any) -> None:
+def demo(ctx: click.Context, live: bool, as_json: bool, **_: Any) -> None:
     """Tune the embedded model on the example data, without a network.
 
     It takes a few minutes. Any setting can be changed.
@@ -109,7 +112,7 @@ def demo(ctx: click.Context, as_json: bool, **_: Any) -> None:
     from seqtune import demo as example
 
     values = {"data_path": str(example.example_data()), **DEMO_SETTINGS, **given(ctx)}
-    run = _tune(values, as_json)
+    run = _tune(values, as_json, live)
     if not as_json:
         from seqtune import terminal
 
@@ -117,8 +120,10 @@ def demo(ctx: click.Context, as_json: bool, **_: Any) -> None:
         terminal.show_answers(example.three_answers(run.predictions["hold_out"]))
 
 
-def _tune(values: dict[str, Any], as_json: bool) -> Any:
+def _tune(values: dict[str, Any], as_json: bool, live: bool) -> Any:
     """Check, train, deliver and show; returns the `Run`."""
+    if live and as_json:
+        raise click.UsageError("--live is for people and --json for programs: give one of them.")
     from seqtune import claim, preflight, terminal
 
     if int(os.environ.get("RANK") or 0) > 0 and "MASTER_ADDR" in os.environ:
@@ -136,7 +141,7 @@ def _tune(values: dict[str, Any], as_json: bool) -> Any:
         with terminal.display(notes=not as_json, live=not as_json):
             from seqtune import api
 
-            run = api.finetune(**values)
+            run = api.finetune(**values, live=live)
     except Stopped as stop:
         stop.text = f"stopped; {claim.how_to_go_on(values['out'])}"
         raise

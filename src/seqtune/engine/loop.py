@@ -30,7 +30,7 @@ from seqtune.engine.ranks import ALONE, Ranks
 from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, packed, restore, snapshot, unpacked
 from seqtune.engine.stopping import finishing_the_step
 from seqtune.errors import RunError, is_out_of_memory
-from seqtune.progress import advance, say, warn
+from seqtune.progress import advance, say, show, warn
 
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
 MAX_EVALUATIONS = 20
@@ -142,13 +142,14 @@ def train(
         """Validation loss of the adapter as it is; kept if it is the best so far."""
         batch_size = settings["per_device_eval_batch_size"]
         validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward, ranks)
-        prepared.train()
         state.log[-1]["validation_loss"] = validation_loss
         if validation_loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_without_gain = validation_loss, state.step, 0
             state.best_adapter = _copy(get_peft_model_state_dict(model, save_embedding_layers=False))
         else:
             state.evaluations_without_gain += 1
+        show(state.log, model)
+        prepared.train()
 
     def gradient(rows: list[int]) -> float:
         """Our part of the mean loss of a step's rows; its gradient is in the adapter's weights."""
@@ -264,6 +265,7 @@ def train(
                     loss=step_loss,
                     best_validation_loss=state.best_loss,
                 )
+                show(state.log)
                 if number:
                     ranks.wait()  # until it is written
                     stop.obey(number)

@@ -76,7 +76,7 @@ def render(
                 }
             )
         ),
-        title=dig(manifest, "verdict", "sentence", default="A run that is not finished"),
+        title=dig(manifest, "verdict", "sentence", default="Not finished" if live is None else "A run at work"),
         name=name,
         live=live,
         head=heading(manifest),

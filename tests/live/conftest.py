@@ -1,0 +1,1 @@
+from browsing import chromium, opened  # noqa: F401  (fixtures)

@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_good_rows_pass(command: Callable, here: Path) -> None:
     status, out, err = command("check", "good.json")
     assert (status, err) == (0, "")
-    assert out.splitlines()[0] == "PASS  usable rows  good.json: 20 rows"
+    assert out.splitlines()[0] == "PASS  reading  good.json: 20 rows, JSON list, UTF-8"
     assert out.splitlines()[-1].startswith("PASS  ")
     assert [path.name for path in here.iterdir()] == ["good.json"]
 
@@ -35,8 +35,11 @@ def test_bad_rows_fail_or_are_left_out(command: Callable, here: Path) -> None:
     status, out, _ = command("check", "bad.json", "--json")
     found = json.loads(out)
     assert (status, found["verdict"]) == (2, "FAIL")
-    (finding,) = [each for each in found["findings"] if each["verdict"] == "FAIL"]
-    assert (finding["check"], finding["rows"], finding["of"]) == ("usable_rows", 2, 22)
+    failed = {each["check"]: each for each in found["findings"] if each["verdict"] == "FAIL"}
+    assert {name: (each["rows"], each["of"]) for name, each in failed.items()} == {
+        "missing_text": (2, 22),
+        "not_text": (1, 22),
+    }
     status, out, _ = command("check", "bad.json", "--json", "--on-bad-rows", "skip")
     assert (status, json.loads(out)["verdict"]) == (0, "WARN")
 
@@ -44,10 +47,10 @@ def test_bad_rows_fail_or_are_left_out(command: Callable, here: Path) -> None:
 def test_what_stops_a_run_is_a_finding(command: Callable, here: Path) -> None:
     (here / "one.json").write_text(json.dumps(GOOD[:1]))
     for arguments, check in (
-        (("god.json",), "readable"),
-        (("good.json", "--output-text-key", "answer"), "readable"),
+        (("god.json",), "reading"),
+        (("good.json", "--output-text-key", "answer"), "reading"),
         (("one.json",), "splits"),
-        (("good.json", "--validation-path", "none.json"), "readable"),
+        (("good.json", "--validation-path", "none.json"), "reading"),
     ):
         status, out, _ = command("check", *arguments, "--json")
         assert status == 2
@@ -58,9 +61,9 @@ def test_a_run_has_them_in_its_manifest(here: Path, tiny_t5: Path) -> None:
     driver = seqtune.build_driver({"start": "base"})
     found = driver.execute(["data_findings"], inputs={"data_path": "good.json"})["data_findings"]
     assert found[0] == {
-        "check": "usable_rows",
+        "check": "reading",
         "verdict": "PASS",
-        "found": "good.json: 20 rows",
+        "found": "good.json: 20 rows, JSON list, UTF-8",
         "rows": 0,
         "of": 20,
         "examples": [],

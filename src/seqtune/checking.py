@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqtune.data import checks, division, duplicates, readers
+from seqtune.data import checks, division, duplicates, intake, readers
 from seqtune.data.checks import Problem
 from seqtune.data.findings import Finding
 from seqtune.data.groups import Groups
@@ -53,24 +53,55 @@ class Subject:
 Check = Callable[[Subject], Iterable[Finding]]
 
 
-def usable_rows(subject: Subject) -> Iterable[Finding]:
-    """Rows that can't be used: FAIL, or WARN where they are left out."""
+def reading(subject: Subject) -> Iterable[Finding]:
+    """What each file was taken for, so that a wrong guess is seen."""
+    for name, source in subject.sources.items():
+        total, codec = len(subject.raw[name]), source.get("encoding")
+        told = [FORMATS.get(source.get("format", ""), source.get("format") or source.get("kind"))]
+        if codec:
+            told.append("UTF-8" if codec == "utf-8-sig" else f"{codec.upper()}, converted")
+        found = ", ".join([checks.counted(total, "row"), *(each for each in told if each)])
+        yield Finding("reading", "PASS", f"{source['path']}: {found}", of=total)
+
+
+#: The formats in words.
+FORMATS = {"jsonl": "JSON Lines", "json": "JSON list", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
+
+
+def unusable_rows(subject: Subject) -> Iterable[Finding]:
+    """Rows that can't be used, a finding for each kind of problem: FAIL, or WARN where they are left out."""
     skip = subject.settings["on_bad_rows"] == "skip"
     for name, problems in subject.problems.items():
         path, total = subject.sources[name]["path"], len(subject.raw[name])
-        if not problems:
-            yield Finding("usable_rows", "PASS", f"{path}: {checks.counted(total, 'row')}", of=total)
-            continue
-        error = checks.bad_rows_error(path, problems, total)
-        yield Finding(
-            "usable_rows",
-            "WARN" if skip else "FAIL",
-            error.headline,
-            rows=len({problem.row for problem in problems}),
-            of=total,
-            examples=tuple(error.details),
-            mend="They are left out." if skip else "Fix the rows, or pass --on-bad-rows skip to leave them out.",
-        )
+        for check, (kinds, what) in KINDS.items():
+            found = [problem for problem in problems if problem.kind in kinds]
+            rows = len({problem.row for problem in found})
+            if not found:
+                yield Finding(check, "PASS", f"{path}: no {what}", of=total)
+                continue
+            mends = [checks.MENDS[kind] for kind in kinds if kind in checks.MENDS]
+            mend = "They are left out." if skip else "Fix these rows, or pass --on-bad-rows skip to leave them out."
+            yield Finding(
+                check,
+                "WARN" if skip else "FAIL",
+                f"{path}: {checks.counted(rows, 'row')} of {total:,}: {what}",
+                rows=rows,
+                of=total,
+                examples=tuple(checks.listed((each.place, each.finding, each.expected) for each in found)),
+                mend=" ".join([mend, *mends]),
+            )
+
+
+#: The checks of unusable rows: which kinds of `Problem` count for each, and what these are.
+KINDS = {
+    "unreadable_rows": (("unreadable",), "rows that can't be read"),
+    "encoding": (("not_utf8",), "bytes that are no UTF-8"),
+    "repeated_keys": (("doubled",), "question or answer that stands twice"),
+    "missing_text": (("missing", "null", "empty", "blank"), "missing, null, empty or white text"),
+    "not_text": (("not_text", "number"), "values that are no text"),
+    "broken_characters": (("broken_characters",), "NUL characters or lone surrogates"),
+    "too_long": (("too_long",), f"texts of more than {checks.LONGEST:,} characters"),
+}
 
 
 def repetitions(subject: Subject) -> Iterable[Finding]:
@@ -88,7 +119,7 @@ def repetitions(subject: Subject) -> Iterable[Finding]:
 
 
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (usable_rows, repetitions)
+CHECKS: tuple[Check, ...] = (reading, unusable_rows, repetitions)
 
 
 def findings_of(subject: Subject) -> list[Finding]:
@@ -105,35 +136,42 @@ def in_a_run(subject: Subject) -> list[dict[str, Any]]:
     return [finding.as_dict() for finding in findings]
 
 
-def check(given: Mapping[str, Any]) -> list[Finding]:
+def check(given: Mapping[str, Any]) -> tuple[list[Finding], list[dict[str, Any]]]:
     """All that is found in the data that the settings name; what would stop a run is a finding too.
 
     Args:
         given: checked settings, ``data_path`` among them; the others have their defaults.
+
+    Returns:
+        The findings, and the rows that can't be used as `intake.rejects_of` has them.
     """
     settings = {**DEFAULT.model_dump(), **given}
     try:
         subject, stopped = _subject(settings)
     except InputError as error:
-        return [_failed("readable", error)]
-    return [*findings_of(subject), *stopped]
+        return [_failed("reading", error)], []
+    rejects = [
+        reject
+        for name, rows in subject.raw.items()
+        for reject in intake.rejects_of(rows, subject.problems[name], subject.sources[name])
+    ]
+    return [*findings_of(subject), *stopped], rejects
 
 
 def _subject(settings: Mapping[str, Any]) -> tuple[Subject, list[Finding]]:
     """The subject, and what keeps the rows from being divided. Raises InputError for a file that can't be read."""
-    keys, split = (settings["input_text_key"], settings["output_text_key"]), settings["dataset_split"]
     sources, raw, problems, clean = {}, {}, {}, {}
     for name in ("data", "validation", "hold_out"):
         path = settings[f"{name}_path"]
         if path is not None:
-            sources[name] = readers.identify(path, split)
-            raw[name] = readers.read(sources[name], split)
-            problems[name] = checks.check_rows(raw[name], *keys, path=path)
+            sources[name] = readers.identify(path, settings["dataset_split"], settings["encoding"])
+            raw[name] = readers.read(sources[name], settings["dataset_split"])
+            problems[name] = intake.problems_of(raw[name], sources[name], settings)
     stopped: list[Finding] = []
     sets: dict[str, Any] = {}
     groups = None
     try:
-        clean = {name: checks.clean_rows(rows, problems[name], *keys) for name, rows in raw.items()}
+        clean = {name: intake.clean_of(rows, problems[name], settings) for name, rows in raw.items()}
         groups = division.groups_of(clean, settings)
         divided = division.made(clean, settings, groups)
         sets = {"train": divided.train, "validation": divided.validation, "hold_out": divided.hold_out}

@@ -11,6 +11,7 @@ from typing import Any
 from peft import PeftConfig
 
 from seqtune import run
+from seqtune.data import intake
 from seqtune.models import adapters
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.progress import warn
@@ -112,6 +113,7 @@ def deliver(
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     report: str,
     split_ids: Mapping[str, str],
+    rejects: Sequence[Mapping[str, Any]] = (),
     *,
     out: str | None,
     overwrite: bool,
@@ -136,6 +138,8 @@ def deliver(
             run.write_jsonl(folder / run.LOG, adapter.log)
         (folder / run.REPORT).write_text(report, encoding="utf-8")
         run.write_json(folder / run.SPLITS, dict(split_ids))
+        if rejects:
+            (folder / run.REJECTS).write_text(intake.rejects_text(rejects), encoding="utf-8")
         run.write_json(folder / run.MANIFEST, manifest)
     return {
         "path": str(place),

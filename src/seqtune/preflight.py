@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune import run
-from seqtune.data import checks, readers, splits
+from seqtune.data import checks, intake, readers, shares
 from seqtune.errors import InputError, did_you_mean
 from seqtune.models import checkpoint
 from seqtune.settings import DEFAULT, validated
@@ -92,19 +92,19 @@ def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse data files that can't be read, rows that can't be used and shares that do not fit together.
 
     Raises:
-        InputError: as `readers.identify`, `readers.read`, `checks.check_rows` and `splits.shares_of`.
+        InputError: as `readers.identify`, `readers.read`, `checks.check_rows` and `shares.shares_of`.
     """
     if settings["validation_path"] is None and settings["hold_out_path"] is None:
-        splits.shares_of(*(settings[name] for name in ("train_size", "validation_size", "hold_out_size")))
+        shares.shares_of(*(settings[name] for name in ("train_size", "validation_size", "hold_out_size")))
     for name in ("data_path", "validation_path", "hold_out_path"):
         path = settings[name]
         if path is None:
             continue
-        source = readers.identify(path, settings["dataset_split"])
+        source = readers.identify(path, settings["dataset_split"], settings["encoding"])
         if source["kind"] != "file" or source["bytes"] > SMALL:
             continue
         rows = readers.read(source, settings["dataset_split"])
-        problems = checks.check_rows(rows, settings["input_text_key"], settings["output_text_key"], path)
+        problems = intake.problems_of(rows, source, settings)
         if problems and settings["on_bad_rows"] == "fail":
             raise checks.bad_rows_error(path, problems, len(rows))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from seqtune.data import readers
 from seqtune.data.keys import value_at
+from seqtune.data.problems import Unreadable, listed
 from seqtune.errors import InputError, did_you_mean
 
 MEND = "Name the right key with --input-text-key."
@@ -31,7 +32,12 @@ def read(file: str, key: str) -> Iterator[str]:
         return _of_standard_input(key)
     if file.endswith(".txt") and Path(file).is_file():
         return iter(_lines(file))
-    rows = readers.read(readers.identify(file, "train"), "train")
+    found = readers.read(readers.identify(file, "train"), "train")
+    rows = [row for row in found if isinstance(row, dict)]
+    if len(rows) < len(found):
+        unreadable = [row.at(number) for number, row in enumerate(found, 1) if isinstance(row, Unreadable)]
+        lines = listed((each.place, each.what, each.expected) for each in unreadable)
+        raise InputError(f"{file}: {len(unreadable):,} of {len(found):,} rows can't be read", lines, "Fix them.")
     problems = [f"row {number}" for number, row in enumerate(rows, 1) if not _is_text(value_at(row, key))]
     if problems:
         shown = ", ".join(problems[:10]) + (f" and {len(problems) - 10} more" if len(problems) > 10 else "")

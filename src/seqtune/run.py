@@ -7,6 +7,7 @@ predictions/        validation.jsonl, hold_out.jsonl
 splits.json         the numbers of each set's rows in their file
 log.jsonl           one line per step
 report.html         one file, no network
+rejects.jsonl       rows that were left out and why; only where there are any
 ```
 
 A run directory is whole or absent: it is written beside its place and moved there, ``run.json`` last. While training is
@@ -35,6 +36,7 @@ MANIFEST = "run.json"
 ADAPTER = "adapter"
 LOG = "log.jsonl"
 REPORT = "report.html"
+REJECTS = "rejects.jsonl"
 PREDICTIONS = "predictions"
 SPLITS = "splits.json"
 CHECKPOINTS = "checkpoints"
@@ -331,7 +333,7 @@ def _move_in(staging: Path, out: Path) -> None:
     aside.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        for name in (MANIFEST, *sorted({ADAPTER, PREDICTIONS, SPLITS, LOG, REPORT, *parts})):
+        for name in (MANIFEST, *sorted({ADAPTER, PREDICTIONS, SPLITS, LOG, REPORT, REJECTS, *parts})):
             if (out / name).exists():
                 moved.append((out / name, (out / name).rename(aside / name)))
         for name in parts:

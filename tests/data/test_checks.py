@@ -52,7 +52,9 @@ def test_value_at(row, key, value):
     [
         (None, "is null", "expected text"),
         ("", "is empty", ""),
-        (" \n\t\u3000", "is empty", ""),
+        (" \n\t\u3000", "is white space", ""),
+        ("a\0b", "holds a NUL character", r"expected text; \u0000 is character 2"),
+        ("a" * 1_000_001, "has 1,000,001 characters", "expected at most 1,000,000"),
         (3, "is a number", "expected text"),
         (2.5, "is a number", "expected text"),
         (float("nan"), "is NaN", "expected text"),
@@ -69,14 +71,14 @@ def test_each_problem(key, value, what, expected):
 
 
 def test_good_text_has_no_problem():
-    rows = [{"question": text, "reply": text} for text in ("0", " a ", "日本", "🙂", "a\0b", "\u200bx")]
+    rows = [{"question": text, "reply": text} for text in ("0", " a ", "日本", "🙂", "a" * 1_000_000, "\u200bx")]
     assert check_rows(rows, "question", "reply") == []
 
 
 def test_the_message_of_the_design():
     rows = [GOOD] * 388
     rows[16] = {"question": "a", "answer": "b"}
-    rows[51] = {"question": "a", "reply": " "}
+    rows[51] = {"question": "a", "reply": ""}
     rows[89] = {"question": ["a"], "reply": "b"}
     error = bad_rows_error("support.json", check_rows(rows, "question", "reply"), len(rows))
     assert str(error).splitlines() == [

@@ -18,6 +18,8 @@ import pyarrow.parquet
 import pytest
 
 from seqtune.data import readers
+from seqtune.data.checks import bad_rows_error
+from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError
 
 ROWS = [{"question": "Wie groß?", "reply": "2,5 m\n\u2028hoch"}, {"question": 'a "b"; c', "reply": "日本\t語 🙂"}]
@@ -41,14 +43,23 @@ def as_table(rows, delimiter=",", end="\r\n") -> bytes:
     return end.join(delimiter.join(cell(text) for text in line) for line in lines).encode()
 
 
+def as_zst(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
 def as_parquet(rows) -> bytes:
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
     return sink.getvalue().to_pybytes()
 
 
-def read(path, split="train"):
-    return readers.read(readers.identify(str(path), split), split)
+def read(path, split="train", encoding="auto"):
+    """The rows; those that can't be read as the error of a run."""
+    rows = readers.read(readers.identify(str(path), split, encoding), split)
+    problems = [row.at(number) for number, row in enumerate(rows, 1) if isinstance(row, Unreadable)]
+    if problems:
+        raise bad_rows_error(str(path), problems, len(rows))
+    return rows
 
 
 @pytest.fixture
@@ -98,6 +109,13 @@ BOM = b"\xef\xbb\xbf"
         ("a.jsonl.xz", lzma.compress(as_lines(ROWS)), "jsonl"),
         ("a.parquet.gz", gzip.compress(as_parquet(ROWS), mtime=0), "parquet"),
         ("a.parquet.xz", lzma.compress(as_parquet(ROWS)), "parquet"),
+        ("a.jsonl.zst", as_zst(as_lines(ROWS)), "jsonl"),
+        ("a.parquet.zst", as_zst(as_parquet(ROWS)), "parquet"),
+        ("a.json", as_json(ROWS).decode().encode("utf-16"), "json"),
+        ("a.jsonl", as_lines(ROWS).decode().encode("utf-16-be"), "jsonl"),
+        ("a.jsonl", as_lines(ROWS).decode().encode("utf-16-le"), "jsonl"),
+        ("a.csv", as_table(ROWS).decode().encode("utf-16"), "csv"),
+        ("a.tsv.gz", gzip.compress(as_table(ROWS, delimiter="\t").decode().encode("utf-32"), mtime=0), "tsv"),
         ("packed.csv", gzip.compress(as_table(ROWS), mtime=0), "csv"),
     ],
 )
@@ -139,12 +157,16 @@ def test_folder_names_are_no_parquet_columns(tmp_path):
 
 # name, content, parts of the message
 REFUSED = [
-    ("a.json", '[{"q": "a"},\n {"q": b}]', ["a.json: not JSON at line 2, column 8", "found: `b}]`", "list of objects"]),
-    ("a.json", '[{"q": "a"},\n]', ["not JSON at line", "Remove the comma before the closing bracket"]),
+    (
+        "a.json",
+        '[{"q": "a"},\n {"q": b}]',
+        ["1 problem in 2 rows", "row 2, line 2, column 8  is no JSON: expecting value", "found: `b}]`"],
+    ),
+    ("a.json", '[{"q": "a"},\n]', ["row 2, line 2, column 1", "Remove the comma before the closing bracket"]),
     ("a.json", "[{'q': 'a'}]", ["line 1, column 3", "found: `'q': 'a'}]`", "double quotes"]),
-    ("a.json", '[{"q": "a"},\n{"q": ', ["line 2", "was it cut off?"]),
+    ("a.json", '[{"q": "a"},\n{"q": ', ["row 2, line 2, column 7", "was it cut off?"]),
     ("a.json", "question: hello", ["not JSON at line 1, column 1", "found: `question: hello`"]),
-    ("a.json", "[" * 200_000, ["nested too deeply", "list of objects"]),
+    ("a.json", "[" * 200_000, ["row 1", "nested too deeply"]),
     ("a.json", '"text"', ["a string instead of a list of rows"]),
     ("a.json", "12", ["a number instead of a list of rows"]),
     (
@@ -158,29 +180,48 @@ REFUSED = [
     ("a.json", " \n", ["the file is empty"]),
     ("a.csv", b"", ["the file is empty"]),
     ("a.jsonl", BOM, ["the file is empty"]),
-    ("a.json", '[{"q": "a"}, 3, null, "x"]', ["3 of 4 rows are no objects", "row 2  is a number", "row 3  is null"]),
-    ("a.json", as_json([1] * 30), ["30 of 30 rows", "row 20  is a number", "… and 10 more"]),
+    (
+        "a.json",
+        '[{"q": "a"}, 3, null, "x"]',
+        ["3 problems in 4 rows", "row 2, line 1  is a number  expected an object", "row 3, line 1  is null"],
+    ),
+    ("a.json", as_json([1] * 30), ["30 problems in 30 rows", "row 20, line 1  is a number", "… and 10 more"]),
     (
         "a.jsonl",
         '{"q": "a"}\n{"q" "b"}\n\n[1]\n{"q": "c"',
-        ["3 of 4 lines are no JSON object", "line 2, column 6", "line 4", "is a list", "line 5, column 10", "cut off?"],
+        ["3 problems in 4 rows", "line 2, column 6", "line 4", "is a list", "line 5, column 10", "cut off?"],
     ),
-    ("a.csv", "q,r\na,b\nc,d,e\nf,g,h,i\n", ["2 of 3 rows", "has 2: q, r", "row 2, line 3  has 3 fields", "many: `e`"]),
-    ("a.csv", 'q,r\n"a\nb",c\nd,"e\nf\n', ["broken row at lines 4 to 5: a quote is never closed", "header row"]),
+    (
+        "a.csv",
+        "q,r\na,b\nc,d,e\nf,g,h,i\n",
+        ["2 problems in 3 rows", "row 2, line 3  has 3 fields  the header has 2; too many: `e`"],
+    ),
+    (
+        "a.csv",
+        'q,r\n"a\nb",c\nd,"e\nf\n',
+        ["1 problem in 3 rows", "row 2, line 4  broken quotes: a quote is never closed"],
+    ),
     ("a.csv", "q,r,q\na,b,c\n", ["columns with the same name", "column 'q' stands 2 times"]),
     ("a.csv", "q,r\n", ["a header row and no others", "Expected a header row"]),
     (
         "a.json",
         b'[{"q": "a"},\n{"q": "caf\xe9"}]',
-        ["not UTF-8 at byte offset 23, line 2", "0xe9 after", '"caf`', "iconv"],
+        ["row 2, line 2, column 11  byte 0xe9 is no UTF-8", "`café`", "--encoding windows-1252"],
     ),
-    ("a.csv", BOM + b"q,r\ncaf\xe9,b", ["not UTF-8 at byte offset 10, line 2"]),
-    ("a.json", as_json(ROWS).decode().encode("utf-16"), ["UTF-16 text", "Expected UTF-8"]),
+    ("a.csv", BOM + b"q,r\ncaf\xe9,b", ["row 1, line 2, column 4  byte 0xe9 is no UTF-8"]),
+    (
+        "a.json",
+        as_json(ROWS).decode().encode("utf-16")[:-1],
+        ["not UTF-16 at byte offset", "line 1, column", "cut off"],
+    ),
+    ("a.csv", "q,r\nä,\ud800b".encode("utf-16", "surrogatepass"), ["not UTF-16 at byte offset 14, line 2, column 3"]),
     ("a.parquet", b"PAR1 and then nothing", ["can't be read as Parquet", "JSON Lines or CSV"]),
     ("a.parquet.gz", gzip.compress(as_parquet(ROWS), mtime=0)[:-30], ["can't be unpacked", "Was it cut off?"]),
     ("a.parquet", as_parquet(ROWS)[:-30], ["can't be read as Parquet"]),
     ("a.xlsx", b"PK\x03\x04rest", ["an Excel workbook", "as CSV"]),
-    ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", ["compressed with zstd", "zstd -d"]),
+    ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", ["can't be unpacked", "cut off"]),
+    ("a.jsonl.zst", as_zst(as_lines(ROWS * 99))[:-20], ["can't be unpacked", "cut off"]),
+    ("a.jsonl.bz2", b"BZh91AY", ["compressed with bzip2", "bunzip2"]),
     ("a.json.gz", gzip.compress(as_json(ROWS * 99), mtime=0)[:-20], ["can't be unpacked", "cut off"]),
     ("a.json.xz", lzma.compress(as_json(ROWS * 99))[:-20], ["can't be unpacked", "cut off"]),
     ("notes.txt", "hello world", ["neither its name nor its first line tells the format", "Expected a JSON"]),

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from seqtune.cli import printing
 from seqtune.cli.app import quiet_libraries, seqtune
-from seqtune.cli.printing import print_text
 from seqtune.options import GroupedCommand, config_option, given, json_option, options_of
 from seqtune.settings import of_group
 
@@ -16,10 +16,13 @@ from seqtune.settings import of_group
 @seqtune.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE", required=False)
 @options_of(of_group(["data"]), {"data_path": "FILE"})
+@click.option("--rejects", metavar="FILE", help="Write the rows that can't be used, and why, to FILE (JSON Lines).")
 @config_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, file: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+def check(
+    ctx: click.Context, file: str | None, config: str | None, rejects: str | None, as_json: bool, **_: Any
+) -> None:
     """Say what is wrong with FILE, all of it at once.
 
     Nothing is trained or downloaded. Every check ends in PASS, WARN (it can be trained on, but know this) or FAIL (it
@@ -27,21 +30,24 @@ def check(ctx: click.Context, file: str | None, config: str | None, as_json: boo
 
     \b
       seqtune check support.json
-      seqtune check support.csv --on-bad-rows skip --json
+      seqtune check support.csv --on-bad-rows skip --rejects rejects.jsonl
     """
     values = given(ctx, config, file)
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
     quiet_libraries()
     from seqtune import checking, terminal
+    from seqtune.data import intake
     from seqtune.data.findings import worst
 
     with terminal.display(notes=not as_json, live=not as_json):
-        findings = checking.check(values)
+        findings, rejected = checking.check(values)
     if as_json:
         content = {"verdict": worst(findings), "findings": [finding.as_dict() for finding in findings]}
-        print_text(terminal.as_json(content, indent=2))
+        printing.print_text(terminal.as_json(content, indent=2))
     else:
         terminal.show_findings(findings)
+    if rejects is not None:
+        printing.write_text(rejects, intake.rejects_text(rejected), "--rejects")
     if worst(findings) == "FAIL":
         sys.exit(2)

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from seqtune.cli.app import quiet_libraries, seqtune
-from seqtune.cli.printing import print_text
-from seqtune.errors import InputError
+from seqtune.cli.printing import print_text, write_text
 from seqtune.options import given, options_of
 from seqtune.settings import STARTS, Settings, knobs
 
@@ -57,10 +56,7 @@ def show(kind: str, output: str | None, start: str) -> None:
     if output is None:
         print_text(drawn)
         return
-    try:
-        Path(output).write_text(drawn, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output}: can't be written ({error.strerror})", mend="Choose another --output.") from None
+    write_text(output, drawn, "--output")
 
 
 @seqtune.command()

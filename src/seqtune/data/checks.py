@@ -10,67 +10,43 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data.keys import MISSING, likeliest, paths_of, value_at, without
+from seqtune.data.opening import FOREIGN_MEND
+from seqtune.data.problems import Doubled, Problem, Unreadable, counted, kind_of, listed
 from seqtune.errors import InputError
 from seqtune.progress import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-#: So many problems are shown; all are counted.
-SHOWN = 20
+#: Longest text of a row, in characters: a book. Anything longer is a mistake, and takes hours to tokenize.
+LONGEST = 1_000_000
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with one row.
-
-    Args:
-        row: number of the row in the file, counted from 1.
-        key: the key concerned, as the user named it.
-        what: what was found: "is missing", "is a list".
-        expected: what was expected, or what the row has instead; may be empty.
-    """
-
-    row: int
-    key: str
-    what: str
-    expected: str = ""
-
-
-def kind_of(value: Any) -> str:
-    """A JSON value's type in words, with its article: "a list", "null"."""
-    if value is None:
-        return "null"
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN"
-    for types, name in (
-        (bool, "a boolean"),
-        (int | float, "a number"),
-        (str, "a string"),
-        (list | tuple, "a list"),
-        (dict, "an object"),
-        (bytes, "binary data"),
-    ):
-        if isinstance(value, types):
-            return name
-    return f"of type {type(value).__name__}"
+#: What to do about each kind of problem, besides leaving the row out.
+MENDS = {
+    "not_utf8": FOREIGN_MEND,
+    "number": "Pass --values-as-text to take numbers and booleans as text.",
+}
 
 
 def check_rows(
-    rows: Sequence[dict], input_text_key: str, output_text_key: str, path: str = "the data"
+    rows: Sequence[dict | Unreadable],
+    input_text_key: str,
+    output_text_key: str,
+    path: str = "the data",
+    values_as_text: bool = False,
 ) -> list[Problem]:
-    """Every problem of every row: missing, null, empty or blank, not text, not writable as UTF-8.
+    """Every problem of every row: unreadable, missing, null, empty or blank, not text, no whole characters, too long.
 
     Args:
         rows: the raw rows, in file order.
         input_text_key: dotted path of the input text.
         output_text_key: dotted path of the target text.
         path: the file, for the error's first line.
+        values_as_text: numbers and booleans are no problem.
 
     Raises:
         InputError: no row at all has one of the keys (or both): lists the keys there are and the likeliest; or the two
@@ -82,17 +58,29 @@ def check_rows(
     keys = (input_text_key, output_text_key)
     problems: list[Problem] = []
     found = dict.fromkeys(keys, 0)
+    readable = False
     for number, row in enumerate(rows, 1):
+        if isinstance(row, Unreadable):
+            problems.append(row.at(number))
+            continue
+        readable = True
         for key in keys:
             value = value_at(row, key)
             found[key] += value is not MISSING
             if value is MISSING:
-                problems.append(Problem(number, key, "is missing", _has(row)))
-            elif wrong := _wrong(value):
+                problems.append(Problem(number, key, "is missing", _has(row), "missing"))
+            elif wrong := _wrong(as_text(value) if values_as_text else value) or _twice(row, key):
                 problems.append(Problem(number, key, *wrong))
-    if absent := [key for key in keys if not found[key]]:
-        raise _no_row_has(path, rows, absent, keys)
+    if readable and (absent := [key for key in keys if not found[key]]):
+        raise _no_row_has(path, [row for row in rows if isinstance(row, dict)], absent, keys)
     return problems
+
+
+def as_text(value: Any) -> Any:
+    """A number or a boolean as JSON writes it (``42``, ``0.5``, ``true``); anything else as it is."""
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    return value
 
 
 def bad_rows_error(path: str, problems: Sequence[Problem], total_rows: int) -> InputError:
@@ -104,29 +92,22 @@ def bad_rows_error(path: str, problems: Sequence[Problem], total_rows: int) -> I
         total_rows: rows in the file.
     """
     count = f"{counted(len(problems), 'problem')} in {counted(total_rows, 'row')}"
-    lines = listed((f"row {each.row}", f'"{each.key}" {each.what}', each.expected) for each in problems)
+    lines = listed((each.place, each.finding, each.expected) for each in problems)
+    mends = [mend for kind, mend in MENDS.items() if any(each.kind == kind for each in problems)]
     mend = "Nothing was trained. Fix the rows, or pass --on-bad-rows skip to leave them out."
     if len({each.row for each in problems}) >= total_rows:
         mend = "Nothing was trained. No row can be used: fix the rows, or name other keys."
-    return InputError(f"{path}: {count}", lines, mend)
+    return InputError(f"{path}: {count}", lines, " ".join([mend, *mends]))
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 row``, ``1,000 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(lines: Iterable[tuple[str, ...]]) -> list[str]:
-    """The first 20 lines with their columns aligned, and how many more there are."""
-    lines = list(lines)
-    shown = lines[:SHOWN]
-    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown]
-    return [*text, f"… and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else text
-
-
-def clean_rows(rows: Sequence[dict], problems: Sequence[Problem], input_text_key: str, output_text_key: str) -> Dataset:
-    """The rows without a problem, in file order.
+def clean_rows(
+    rows: Sequence[dict | Unreadable],
+    problems: Sequence[Problem],
+    input_text_key: str,
+    output_text_key: str,
+    values_as_text: bool = False,
+) -> Dataset:
+    """The rows without a problem, in file order; numbers and booleans as text where they are no problem.
 
     Returns:
         A dataset with the columns ``row`` (int64, number in the file counted from 1), ``input`` and ``reference`` (the
@@ -141,13 +122,15 @@ def clean_rows(rows: Sequence[dict], problems: Sequence[Problem], input_text_key
     bad = {problem.row for problem in problems}
     columns: dict[str, list] = {"row": [], "input": [], "reference": [], "extra": []}
     for number, row in enumerate(rows, 1):
-        if number not in bad:
+        if number not in bad and isinstance(row, dict):
+            texts = [value_at(row, key) for key in (input_text_key, output_text_key)]
+            question, answer = map(as_text, texts) if values_as_text else texts
             columns["row"].append(number)
-            columns["input"].append(value_at(row, input_text_key))
-            columns["reference"].append(value_at(row, output_text_key))
+            columns["input"].append(question)
+            columns["reference"].append(answer)
             fields = without(without(row, input_text_key), output_text_key)
             try:
-                columns["extra"].append(_as_json(fields))
+                columns["extra"].append(as_json(fields, sort_keys=True))
             except RecursionError:
                 raise InputError(
                     f"row {number}: its other fields are nested too deeply", mend="Take them out."
@@ -189,19 +172,38 @@ def content_hash(*texts: str) -> str:
     return hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()
 
 
-def _wrong(value: Any) -> tuple[str, str] | None:
-    """What is wrong with a text and, where that is not plain, what was expected; None if nothing is wrong."""
+def _wrong(value: Any) -> tuple[str, str, str] | None:
+    """What is wrong with a text, what was expected (where that is not plain), and the kind; None if nothing is."""
     if not isinstance(value, str):
-        return f"is {kind_of(value)}", "expected text"
+        kind = kind_of(value)
+        kinds = {"null": "null", "NaN": "null", "a number": "number", "a boolean": "number"}
+        return f"is {kind}", "expected text", kinds.get(kind, "not_text")
+    if not value:
+        return "is empty", "", "empty"
     if not value.strip():
-        return "is empty", ""
+        return "is white space", "", "blank"
+    if len(value) > LONGEST:
+        return f"has {len(value):,} characters", f"expected at most {LONGEST:,}", "too_long"
+    if "\0" in value:
+        found = f"expected text; \\u0000 is character {value.index(chr(0)) + 1}"
+        return "holds a NUL character", found, "broken_characters"
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        return (
-            "holds a lone surrogate",
-            f"expected whole characters; \\u{ord(value[error.start]):04x} is character {error.start + 1}",
-        )
+        found = f"expected whole characters; \\u{ord(value[error.start]):04x} is character {error.start + 1}"
+        return "holds a lone surrogate", found, "broken_characters"
+    return None
+
+
+def _twice(row: dict, key: str) -> tuple[str, str, str] | None:
+    """Whether the key, or an object on the way to it, stands more than once: which of them is meant is not known."""
+    parts = key.split(".")
+    for count in range(len(parts)):
+        node = value_at(row, ".".join(parts[:count])) if count else row
+        if (isinstance(node, Doubled) and ".".join(parts[count:]) in node.doubled) or (
+            isinstance(node, Doubled) and parts[count] in node.doubled
+        ):
+            return "stands more than once in the row", "expected each key once", "doubled"
     return None
 
 
@@ -212,13 +214,13 @@ def _has(row: dict) -> str:
     )
 
 
-def _as_json(fields: dict) -> str:
+def as_json(fields: dict, sort_keys: bool = False) -> str:
     """Fields as strict JSON: NaN and infinities, which JSON lacks, as null; dates and the like as text."""
-    text = json.dumps(_finite(fields), sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(_finite(fields), sort_keys=sort_keys, ensure_ascii=False, default=str)
     try:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return json.dumps(_finite(fields), sort_keys=True, default=str)
+        return json.dumps(_finite(fields), sort_keys=sort_keys, default=str)
     return text
 
 

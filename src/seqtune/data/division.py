@@ -52,7 +52,9 @@ FILES = ("data", "validation", "hold_out", "run_validation", "run_hold_out")
 DIVIDING = (
     "input_text_key",
     "output_text_key",
+    "encoding",
     "on_bad_rows",
+    "values_as_text",
     "max_samples",
     "train_size",
     "validation_size",

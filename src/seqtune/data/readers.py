@@ -1,26 +1,26 @@
 """Where the data is, what it is, and its raw rows: a file, a saved dataset folder or a dataset of the hub.
 
 `identify` says what the data is, in a record small enough to be a cache key and to stand in a run's manifest; `read`
-gives the rows. Both take every format packed with gz or xz too. Formats are told by content first, and by name where
-content leaves it open.
+gives the rows, `rows_of` one after another. Every format may be packed with gz, xz or zst. Formats are told by content
+first, and by name where content leaves it open. `opening` does unpacking and encodings, `formats` the rest.
 
-Not covered: UTF-16 and Latin-1 (refused by name, not converted), several files at once.
+Not covered: several files at once.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import json
-import lzma
 import re
 import stat
-import zlib
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from seqtune.data import formats, sets
+from seqtune.data import formats, opening, sets
+from seqtune.data.opening import EXPECTED
+from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError, did_you_mean
 
 #: What a name says of the format, where the content leaves it open.
@@ -34,48 +34,37 @@ FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-PARSERS: dict[str, Callable[[str, str], list[dict]]] = {
-    "json": formats.rows_of_json,
-    "jsonl": formats.rows_of_json_lines,
-    "csv": formats.rows_of_csv,
-    "tsv": formats.rows_of_tsv,
+#: For each format of text the function that reads it, and which line ends it takes for such.
+PARSERS = {
+    "json": (formats.rows_of_json, ""),
+    "jsonl": (formats.rows_of_json_lines, "\n"),
+    "csv": (formats.rows_of_csv, ""),
+    "tsv": (formats.rows_of_tsv, ""),
 }
-UNPACKERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
-UNPACKED_SUFFIXES = (".gz", ".xz")
-#: First bytes of what people try, and the way out.
-REFUSED = {
-    b"PK\x03\x04": ("a zip archive or an Excel workbook", "Unpack it, or save the sheet as CSV (UTF-8)."),
-    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "Save the sheet as CSV (UTF-8)."),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it with `zstd -d`; plain, gz and xz files are read."),
-    b"BZh": ("compressed with bzip2", "Unpack it with `bunzip2`; plain, gz and xz files are read."),
-    b"\xff\xfe": ("UTF-16 text", "Expected UTF-8: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
-    b"\xfe\xff": ("UTF-16 text", "Expected UTF-8: `iconv -f UTF-16 -t UTF-8 FILE > NEW`."),
-}
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UNPACKED_SUFFIXES = (".gz", ".xz", ".zst")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: What JSON data begins with, and a CSV header hardly ever.
-JSON_START = re.compile(rb'\[\s*(\{\s*["}]|\]|$)|\{\s*"')
-EXPECTED = (
-    "Expected a JSON, JSON Lines, CSV, TSV or Parquet file, a saved dataset folder, or a hub dataset id (owner/name)."
-)
+JSON_START = re.compile(r'\[\s*(\{\s*["}]|\]|$)|\{\s*"')
 
 
-def identify(data_path: str, dataset_split: str) -> dict[str, Any]:
+def identify(data_path: str, dataset_split: str, encoding: str = "auto") -> dict[str, Any]:
     """What the data is, as a record of JSON values.
 
     Args:
         data_path: a file, a folder written by `datasets.save_to_disk`, or the id of a dataset on the hub.
         dataset_split: the split wanted of a folder or hub dataset; a file has none.
+        encoding: of a file of text; ``auto`` is UTF-8, or what the file shows.
 
     Returns:
-        For a file ``path`` (as given), ``kind`` "file", ``format`` (json, jsonl, csv, tsv, parquet), ``sha256`` and
-        ``bytes`` of the file as it lies on disk. For a folder ``path``, ``kind`` "folder", ``split`` (None for a single
-        dataset), ``sha256`` over the names and contents of the files that hold that split, ``bytes``. For the hub
-        ``path``, ``kind`` "hub", ``split``, ``revision`` (commit).
+        For a file ``path`` (as given), ``kind`` "file", ``format`` (json, jsonl, csv, tsv, parquet), ``encoding`` (the
+        codec of its text; None for Parquet), ``sha256`` and ``bytes`` of the file as it lies on disk. For a folder
+        ``path``, ``kind`` "folder", ``split`` (None for a single dataset), ``sha256`` over the names and contents of
+        the files that hold that split, ``bytes``. For the hub ``path``, ``kind`` "hub", ``split``, ``revision``
+        (commit).
 
     Raises:
-        InputError: nothing there (with the closest name), not readable, of unknown format, a folder that is no saved
-            dataset or lacks the split, no such dataset on the hub, or the hub out of reach.
+        InputError: nothing there (with the closest name), not readable, of unknown format or another encoding, a
+            folder that is no saved dataset or lacks the split, no such dataset on the hub, or the hub out of reach.
     """
     path = Path(data_path)
     try:
@@ -96,77 +85,102 @@ def identify(data_path: str, dataset_split: str) -> dict[str, Any]:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         size = path.stat().st_size
-        return {"path": data_path, "kind": "file", "format": _format(path), "sha256": digest, "bytes": size}
+        format_, codec = _format(path, encoding)
+        told = {"path": data_path, "kind": "file", "format": format_, "encoding": codec}
+        return {**told, "sha256": digest, "bytes": size}
     except OSError as error:
         raise InputError(f"{data_path}: can't be read: {error.strerror or error}", mend=EXPECTED) from None
 
 
-def read(source: dict[str, Any], dataset_split: str) -> list[dict]:
+def read(source: dict[str, Any], dataset_split: str) -> list[dict | Unreadable]:
     """The raw rows of what `identify` found, as plain dicts in file order.
 
     Args:
         source: the record of `identify`.
         dataset_split: the split wanted of a folder or hub dataset.
 
+    Returns:
+        The rows. In the place of one that can't be read stands an `Unreadable` that says why; `checks.check_rows`
+        makes a problem of it.
+
     Raises:
-        InputError: not UTF-8, not what its format asks for, or without rows; one error that names all problems.
+        InputError: the file as a whole is not what its format asks for, or it has no rows.
     """
+    return list(rows_of(source, dataset_split))
+
+
+def rows_of(source: dict[str, Any], dataset_split: str) -> Iterator[dict | Unreadable]:
+    """The same rows one after another, for files that are larger than memory. Raises as `read` does, on the way."""
     where = source["path"]
-    path = Path(where)
     if source["kind"] == "hub":
-        return sets.read_hub(where, source["revision"], dataset_split)
-    if source["kind"] == "folder":
-        return sets.read_folder(path, where, dataset_split)
+        yield from sets.read_hub(where, source["revision"], dataset_split)
+    elif source["kind"] == "folder":
+        yield from sets.read_folder(Path(where), where, dataset_split)
+    else:
+        for _, row in _numbered(source):
+            yield row
+
+
+def lines_of(source: dict[str, Any], rows: Collection[int]) -> dict[int, int]:
+    """The lines in which rows begin, by their numbers; none where the data has no lines (Parquet, a folder, the hub).
+
+    Costs a second reading: it is for rows that are complained about.
+    """
+    if source.get("kind") != "file" or source["format"] == "parquet" or not rows:
+        return {}
+    wanted, last = set(rows), max(rows)
+    found = {}
+    for number, (line, _) in enumerate(_numbered(source), 1):
+        if number in wanted:
+            found[number] = line
+        if number >= last:
+            break
+    # A list in a single line: its number says nothing.
+    return found if any(line > 1 for line in found.values()) or source["format"] != "json" else {}
+
+
+def _numbered(source: dict[str, Any]) -> Iterator[tuple[int, dict | Unreadable]]:
+    """Line and row of a file."""
+    where, path = source["path"], Path(source["path"])
     try:
         if source["format"] == "parquet":
-            return formats.rows_of_parquet(_content(path, where), where)
-        text = _text(path, where)
+            with opening.unpacked(path) as stream:
+                # Parquet is read from its end, which a packed file does not have at hand.
+                whole = stream if isinstance(stream, io.BufferedReader) else io.BytesIO(stream.read())
+                yield from formats.rows_of_parquet(whole, where)
+            return
+        parser, newline = PARSERS[source["format"]]
+        with opening.decoded(path, source["encoding"], newline) as text:
+            yield from parser(text, where)
     except OSError as error:
         raise InputError(f"{where}: can't be read: {error.strerror or error}", mend=EXPECTED) from None
-    if not text.strip():
-        raise InputError(f"{where}: the file is empty", mend=EXPECTED)
-    return PARSERS[source["format"]](text, where)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """The file as a stream of bytes, unpacked where its first bytes say that it is packed.
+def _format(path: Path, encoding: str) -> tuple[str, str | None]:
+    """json, jsonl, csv, tsv or parquet, and the codec of its text: from the first line, else from the name.
 
     Raises:
-        InputError: an archive, a workbook, an unknown compression or UTF-16.
+        InputError: neither tells, the file is empty, or as `opening.codec_of`.
     """
-    with path.open("rb") as stream:
-        magic = stream.read(6)
-    for start, (what, mend) in REFUSED.items():
-        if magic.startswith(start):
-            raise InputError(f"{path}: {what}", mend=mend)
-    for start, unpack in UNPACKERS.items():
-        if magic.startswith(start):
-            return unpack(path)
-    return path.open("rb")
-
-
-def _format(path: Path) -> str:
-    """json, jsonl, csv, tsv or parquet: from the first line, else from the name. Raises InputError if neither tells."""
     named = _named_format(path)
-    try:
-        with _opened(path) as stream:
-            first = next((line.strip() for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
-            more = any(line.strip() for line in stream)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise _damaged(str(path), error) from None
-    first = first.removeprefix(BYTE_ORDER_MARK).lstrip()
+    with opening.unpacked(path) as stream:
+        if stream.read(4) == b"PAR1":
+            return "parquet", None
+    if named == "parquet":
+        raise InputError(f"{path}: no Parquet file: it does not begin with PAR1", mend=EXPECTED)
+    codec = opening.codec_of(path, encoding)
+    with opening.decoded(path, codec, "\n") as text:
+        first = next((line.strip() for line in text if line.strip()), "")
+        second = next((line.strip() for line in text if line.strip()), "")
     if not first:
         raise InputError(f"{path}: the file is empty", mend=EXPECTED)
-    if first.startswith(b"PAR1"):
-        return "parquet"
-    if first[:1] in (b"[", b"{") and (named not in ("csv", "tsv") or JSON_START.match(first)):
-        if named == "jsonl" and first.startswith(b"{"):
-            return "jsonl"
+    if first[0] in "[{" and (named not in ("csv", "tsv") or JSON_START.match(first)):
+        lines = first[0] == "{" and (named == "jsonl" or (first[-1] == "}" and second[:1] == "{"))
         # A whole value on the first line and more below it can only be JSON Lines.
-        return "jsonl" if more and _is_json(first) else "json"
-    guessed = "tsv" if b"\t" in first else "csv" if b"," in first or b";" in first else None
+        return "jsonl" if lines or (second and _is_json(first)) else "json", codec
+    guessed = "tsv" if "\t" in first else "csv" if "," in first or ";" in first else None
     if named or guessed:
-        return str(named or guessed)
+        return str(named or guessed), codec
     raise InputError(f"{path}: neither its name nor its first line tells the format", mend=EXPECTED)
 
 
@@ -176,39 +190,12 @@ def _named_format(path: Path) -> str | None:
     return FORMATS.get(plain.suffix.lower())
 
 
-def _is_json(line: bytes) -> bool:
+def _is_json(line: str) -> bool:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _content(path: Path, where: str) -> bytes:
-    """The bytes of the whole file, unpacked. Raises InputError where it can't be unpacked."""
-    try:
-        with _opened(path) as stream:
-            return stream.read()
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise _damaged(where, error) from None
-
-
-def _text(path: Path, where: str) -> str:
-    """The whole file as text, without byte order mark. Raises InputError where it is not UTF-8 or can't be unpacked."""
-    content = _content(path, where)
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        start_of_line = content.rfind(b"\n", 0, error.start) + 1
-        before = content[max(start_of_line, error.start - 30) : error.start].decode("utf-8", "ignore")
-        found = f"found: byte 0x{content[error.start]:02x} after {formats.quoted(before)}"
-        mend = "Expected UTF-8. If it is Latin-1 or Windows-1252: `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`."
-        raise InputError(f"{where}: not UTF-8 at byte offset {error.start}, line {line}", [found], mend) from None
-
-
-def _damaged(where: str, error: Exception) -> InputError:
-    return InputError(f"{where}: can't be unpacked: {error}", mend="Was it cut off? Copy or download it again.")
 
 
 def _missing(data_path: str) -> InputError:

@@ -13,7 +13,7 @@ from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
 from seqtune import checking, run, settings, store
-from seqtune.data import checks, division, readers, split_numbers
+from seqtune.data import checks, division, intake, readers, split_numbers
 from seqtune.data.groups import Groups
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
@@ -43,9 +43,11 @@ def data_settings__base(
     input_text_key: str = DEFAULT.input_text_key,
     output_text_key: str = DEFAULT.output_text_key,
     dataset_split: str = DEFAULT.dataset_split,
+    encoding: str = DEFAULT.encoding,
     validation_path: str | None = DEFAULT.validation_path,
     hold_out_path: str | None = DEFAULT.hold_out_path,
     on_bad_rows: Literal["fail", "skip"] = DEFAULT.on_bad_rows,
+    values_as_text: bool = DEFAULT.values_as_text,
     max_samples: int | None = DEFAULT.max_samples,
     near_duplicate_threshold: float = DEFAULT.near_duplicate_threshold,
     train_size: float = DEFAULT.train_size,
@@ -67,9 +69,11 @@ def data_settings__presaved(
     input_text_key: str | None = None,
     output_text_key: str | None = None,
     dataset_split: str | None = None,
+    encoding: str | None = None,
     validation_path: str | None = None,
     hold_out_path: str | None = None,
     on_bad_rows: Literal["fail", "skip"] | None = None,
+    values_as_text: bool | None = None,
     max_samples: int | None = None,
     near_duplicate_threshold: float | None = None,
     train_size: float | None = None,
@@ -89,9 +93,8 @@ def data_settings__presaved(
 def data_sources(data_settings: dict[str, Any]) -> dict[str, Any]:
     """Which files the rows come from: path, format, size and SHA-256 of each."""
     paths = {name: data_settings.get(f"{name}_path") for name in division.FILES}
-    return {
-        name: readers.identify(path, data_settings["dataset_split"]) for name, path in paths.items() if path is not None
-    }
+    how = data_settings["dataset_split"], data_settings["encoding"]
+    return {name: readers.identify(path, *how) for name, path in paths.items() if path is not None}
 
 
 def raw_rows(data_sources: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
@@ -102,9 +105,20 @@ def raw_rows(data_sources: dict[str, Any], data_settings: dict[str, Any]) -> dic
 def row_problems(
     raw_rows: dict[str, Any], data_sources: dict[str, Any], data_settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything that is wrong with the rows: row number, key, what was found, what was expected."""
-    keys = data_settings["input_text_key"], data_settings["output_text_key"]
-    return {name: checks.check_rows(rows, *keys, path=data_sources[name]["path"]) for name, rows in raw_rows.items()}
+    """Everything that is wrong with the rows: row and line, key, what was found, what was expected."""
+    return {name: intake.problems_of(rows, data_sources[name], data_settings) for name, rows in raw_rows.items()}
+
+
+@cache(behavior="recompute")
+def rejected_rows(
+    raw_rows: dict[str, Any], row_problems: dict[str, Any], data_sources: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows that are left out, each with what is wrong with it: the content of ``rejects.jsonl``."""
+    return [
+        reject
+        for name, rows in raw_rows.items()
+        for reject in intake.rejects_of(rows, row_problems[name], data_sources[name])
+    ]
 
 
 def clean_rows(
@@ -114,13 +128,12 @@ def clean_rows(
     data_settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The rows that can be used, each file a data set; bad rows end the run here unless `on_bad_rows` is skip."""
-    keys = data_settings["input_text_key"], data_settings["output_text_key"]
     clean = {}
     for name, rows in raw_rows.items():
         path, problems = data_sources[name]["path"], row_problems[name]
         if problems and data_settings["on_bad_rows"] == "fail":
             raise checks.bad_rows_error(path, problems, len(rows))
-        clean[name] = checks.clean_rows(rows, problems, *keys)
+        clean[name] = intake.clean_of(rows, problems, data_settings)
         if problems:
             warn(f"{path}: {len(rows) - len(clean[name])} of {len(rows)} rows can't be used and are left out")
     return clean

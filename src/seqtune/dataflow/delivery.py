@@ -151,16 +151,18 @@ def save_best_models(
     hold_out_set_predictions: list[dict[str, Any]],
     report_page: str,
     split_ids: dict[str, str],
+    rejected_rows: list[dict[str, Any]],
     out: str | None = DEFAULT.out,
     overwrite: bool = DEFAULT.overwrite,
 ) -> dict[str, Any]:
-    """Write the run directory, whole or not at all: the best adapter, manifest, predictions, log and report."""
+    """Write the run directory, whole or not at all: the best adapter, manifest, predictions, log, report, rejects."""
     return delivering.deliver(
         trained_adapter,
         manifest,
         {"validation": validation_set_predictions, "hold_out": hold_out_set_predictions},
         report_page,
         split_ids,
+        rejected_rows,
         out=out,
         overwrite=overwrite,
     )

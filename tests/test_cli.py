@@ -21,6 +21,7 @@ from seqtune.settings import Settings, knobs
 QUICK = ("--max-steps", 3, "--max-new-tokens", 4, "--bootstrap-samples", 100, "--device-type", "cpu")
 COMMANDS = (
     "check",
+    "plan",
     "finetune",
     "resume",
     "rerun",
@@ -324,8 +325,9 @@ def test_out_of_memory_is_said_without_a_traceback(
     monkeypatch.setattr(loop, "train", full)
     status, out, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", tmp_path / "run", *QUICK)
     assert (status, out) == (1, "")
-    assert err.splitlines()[-2:] == [
+    assert err.splitlines()[-3:] == [
         "out of memory while running `seqtune finetune`",
+        "  the last that was reported: near-duplicates, 40 of 40 passes",
         "Try a smaller --per-device-train-batch-size, or a smaller --per-device-eval-batch-size, or a smaller "
         "--max-source-length.",
     ]

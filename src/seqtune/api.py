@@ -22,7 +22,7 @@ from seqtune.errors import InputError, RunError
 from seqtune.live import served
 from seqtune.models import adapters, families, loading
 from seqtune.preflight import check
-from seqtune.progress import warn
+from seqtune.progress import timed, warn
 from seqtune.report import page, sections, unfinished
 from seqtune.report.answers import TextPolicy
 from seqtune.run import Run
@@ -52,11 +52,12 @@ def finetune(data_path: str | Path, *, live: bool = False, **settings: Any) -> R
         RunError: training or delivery failed; nothing was delivered.
     """
     given = validated({"data_path": str(data_path), **settings})
-    if launched.several():
-        if live:
-            warn("--live follows one process: of several it shows nothing")
-        return Run(launched.run(lambda execute: _finetuned(given, execute).path))
-    return _finetuned(given, _executed_live if live else _executed)
+    with timed():
+        if launched.several():
+            if live:
+                warn("--live follows one process: of several it shows nothing")
+            return Run(launched.run(lambda execute: _finetuned(given, execute).path))
+        return _finetuned(given, _executed_live if live else _executed)
 
 
 def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:

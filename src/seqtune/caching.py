@@ -15,6 +15,7 @@ Importing this module is enough for a plain ``Builder().with_cache()`` to be rig
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Collection
@@ -36,6 +37,11 @@ from seqtune.data.groups import Groups
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.models.loading import weights_sha256
 from seqtune.run import TrainedAdapter
+
+
+class Deferred(functools.partial):
+    """A node's value that is a computation, done when somebody calls it; to a cache it is always the same."""
+
 
 # --- fingerprints -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +94,11 @@ def _checkpoints(checkpoints: Checkpoints, *args: Any, **kwargs: Any) -> str:
     return "checkpoints"  # where a run is kept makes no difference to what comes out of it
 
 
+@fingerprinting.hash_value.register(Deferred)
+def _deferred(deferred: Deferred, *args: Any, **kwargs: Any) -> str:
+    return "deferred"  # what it is of are nodes of their own
+
+
 @fingerprinting.hash_value.register(TrainedAdapter)
 def _adapter(adapter: TrainedAdapter, *args: Any, **kwargs: Any) -> str:
     content = dataclasses.asdict(adapter)
@@ -101,7 +112,7 @@ def _digest(content: Any) -> str:
 
 # --- formats ----------------------------------------------------------------------------------------------------------
 
-_LIVE = (torch.nn.Module, PreTrainedTokenizerBase, LoraConfig, PeftConfig, torch.device, Checkpoints)
+_LIVE = (torch.nn.Module, PreTrainedTokenizerBase, LoraConfig, PeftConfig, torch.device, Checkpoints, Deferred)
 
 
 @dataclasses.dataclass

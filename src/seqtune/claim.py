@@ -43,6 +43,7 @@ OF_KEEPING = (
     "save_minutes",
     "checkpoints_path",
     "allow_changed",
+    "auto_batch",
 )
 
 

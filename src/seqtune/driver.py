@@ -77,7 +77,7 @@ class Driver(hamilton_driver.Driver):
             InputError: as `execute`.
         """
         variables = {variable.name: variable for variable in self.list_available_variables()}
-        takes = self._takes()
+        takes = self.takes()
         nodes = {name for name, variable in variables.items() if not variable.is_external_input}
         problems: list[str] = []
         given = dict(inputs or {})
@@ -126,7 +126,7 @@ class Driver(hamilton_driver.Driver):
         nodes, inputs = self.graph.get_upstream_nodes(names, values, dict(overrides))
         return sorted(n.name for n in inputs if n.name not in values and node_is_required_by_anything(n, nodes))
 
-    def _takes(self) -> set[str]:
+    def takes(self) -> set[str]:
         """The names of the inputs; Hamilton counts the config among them, which is settled when a driver is built."""
         external = {variable.name for variable in self.list_available_variables() if variable.is_external_input}
         return external - set(self.graph.config)
@@ -135,7 +135,7 @@ class Driver(hamilton_driver.Driver):
         """Every input this driver takes: name, type, default, unit and use; those of your own modules too."""
         table = []
         for variable in self.list_available_variables():
-            if variable.name not in self._takes():
+            if variable.name not in self.takes():
                 continue
             knob = knobs().get(variable.name)
             table.append(

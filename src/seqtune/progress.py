@@ -7,6 +7,7 @@ listen: then progress is dropped, and what is said goes to the logger ``seqtune`
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,6 +33,8 @@ Listener = Callable[[Progress], None]
 Watcher = Callable[[Sequence[dict[str, Any]], Any], None]
 _listener: ContextVar[Listener | None] = ContextVar("seqtune_progress_listener", default=None)
 _watcher: ContextVar[Watcher | None] = ContextVar("seqtune_training_watcher", default=None)
+_begun: ContextVar[float | None] = ContextVar("seqtune_begun", default=None)
+_silent: ContextVar[bool] = ContextVar("seqtune_progress_silent", default=False)
 _latest: ContextVar[str] = ContextVar("seqtune_latest_progress", default="")
 
 
@@ -72,21 +75,48 @@ def watching(watcher: Watcher) -> Iterator[None]:
 def show(log: Sequence[dict[str, Any]], model: Any = None) -> None:
     """Let whoever watches see the log of a training; after a measurement the model too, in evaluation mode."""
     watcher = _watcher.get()
-    if watcher is not None:
+    if watcher is not None and not _silent.get():
         watcher(log, model)
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Inside the block nothing is said or reported but warnings: it is a rehearsal."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def advance(stage: str, done: int, total: int, unit: str, **figures: float) -> None:
     """Report that ``done`` of ``total`` units of the stage are behind us."""
+    if _silent.get():
+        return
     _latest.set(f"{stage}, {done:,} of {total:,} {unit}")
     listener = _listener.get()
     if listener is not None:
         listener(Progress(stage, done, total, unit, figures))
 
 
-def begin() -> None:
-    """Forget what an earlier command in this process has reported."""
-    _latest.set("")
+@contextmanager
+def timed() -> Iterator[None]:
+    """The time of a command or a run begins with the block; a block inside another belongs to it."""
+    if _begun.get() is not None:
+        yield
+        return
+    tokens = _begun.set(time.monotonic()), _latest.set("")
+    try:
+        yield
+    finally:
+        _begun.reset(tokens[0])
+        _latest.reset(tokens[1])
+
+
+def elapsed() -> float:
+    """Seconds since the outermost `timed` block began; 0 outside of one."""
+    begun = _begun.get()
+    return 0.0 if begun is None else time.monotonic() - begun
 
 
 def latest() -> str:
@@ -96,7 +126,8 @@ def latest() -> str:
 
 def say(text: str) -> None:
     """State a decision or a fact about the run, with its reason."""
-    logger.info(text)
+    if not _silent.get():
+        logger.info(text)
 
 
 def warn(text: str) -> None:

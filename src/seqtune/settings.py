@@ -82,6 +82,7 @@ class Settings(BaseModel):
     use_rslora: bool = knob(False, "Rank-stabilised LoRA.", group="finetuning")
     num_train_epochs: float = knob(3.0, "Passes over the training rows.", group="finetuning", unit="epochs", gt=0)
     max_steps: int | None = knob(None, "Optimizer steps; overrides num_train_epochs.", group="finetuning", unit="steps", derived="from num_train_epochs", ge=1)
+    minutes: float | None = knob(None, "Fit the whole run into this time: a rehearsal finds out how many steps do; never more than num_train_epochs.", group="finetuning", unit="minutes", derived="as long as it takes", gt=0)
     learning_rate: float = knob(1e-3, "Peak learning rate of AdamW.", group="finetuning", gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = knob("linear", "Shape of the learning rate after the warm-up.", group="finetuning")
     warmup_steps: float = knob(0.05, "Steps of rising learning rate; below 1, a share of all steps.", group="finetuning", unit="steps", ge=0)

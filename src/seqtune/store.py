@@ -114,7 +114,7 @@ def made_of(
         "base model": f"{base_checkpoint.stable_id} (sha256 {base_checkpoint.sha256})",
         "tokenizer": type(tokenizer).__name__ + f", {len(tokenizer):,} pieces",
         **{f"adapter's {name}": _plain(value) for name, value in sorted(adapter.items())},
-        **dict(training),
+        **{name: value for name, value in training.items() if name not in _NOT_OF_THE_TRAINING},
         "precision": precision,
         "device": device.type,
         **{f"version of {name}": version for name, version in versions.items()},
@@ -124,6 +124,9 @@ def made_of(
         "processor": f"{machine['name']}, {machine['cpu_capability']}",
     }
 
+
+#: Of the settings of training: what says how it is fitted to the machine, not what comes out.
+_NOT_OF_THE_TRAINING = ("auto_batch", "minutes", "max_steps_reason")
 
 #: Of PEFT's configuration: what does not shape the adapter, or is named elsewhere.
 _NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "revision", "inference_mode", "runtime_config", "peft_version")

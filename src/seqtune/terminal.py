@@ -277,6 +277,44 @@ def show_inputs(rows: Sequence[Mapping[str, str]]) -> None:
             console.print(Text("      ") + line, soft_wrap=True)
 
 
+def show_plan(plan: Mapping[str, Any]) -> None:
+    """What a run will take, on standard output, and which settings suit it better."""
+    console = output()
+    rows, seconds, memory, disk = plan["rows"], plan["seconds"], plan["memory"], plan["disk"]
+    tokens = " and ".join(f"{number:,} {side}" for side, number in plan["tokens"].items())
+    about = "" if plan["model_is_here"] else " (guessed from characters)"
+    steps = plan["steps"]
+    lines = [
+        ("rows", f"{rows['train']:,} to train on, {rows['validation']:,} validation, {rows['hold_out']:,} hold-out"),
+        ("tokens", f"{tokens}, in training{about}"),
+        ("steps", f"{steps['total']:,}, {steps['of_an_epoch']:,} an epoch"),
+    ]
+    if seconds is not None:
+        parts = ", ".join(f"{duration(value)} {name}" for name, value in seconds.items() if name != "total")
+        lines.append(("time", f"about {duration(seconds['total'])}: {parts}"))
+        lines.append(
+            ("memory", f"{memory['peak_bytes'] / 2**30:.1f} GiB at most; {memory['free_bytes'] / 2**30:.1f} free")
+        )
+    else:
+        lines.append(("model", f"{plan['model_id']} is not on this machine: time and memory can't be measured"))
+    needed = f"{disk['needed_bytes'] / 2**20:,.0f} MiB; " if disk["needed_bytes"] else ""
+    lines.append(("disk", f"{needed}{disk['free_bytes'] / 2**30:.0f} GiB free"))
+    console.print(_pairs(lines))
+    if plan["proposals"]:
+        console.print(Text("\nThis would suit the data better:", "bold"))
+        console.print(_pairs([(each["option"], each["reason"]) for each in plan["proposals"]]))
+
+
+def _pairs(lines: Sequence[tuple[str, str]]) -> Table:
+    """Names and what belongs to them, without a frame."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines:
+        table.add_row(clean(name), clean(text))
+    return table
+
+
 #: Colours of the verdicts.
 _VERDICT_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 

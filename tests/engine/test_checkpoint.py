@@ -342,7 +342,7 @@ def run_of(setup: Setup, engine: str, precision: str, checkpoints: Checkpoints |
             model, setup.rows[:12], setup.rows[12:], settings, device=CPU, precision=precision, pad_token_id=0,
             checkpoints=checkpoints, made_of=MADE_OF,
         )  # fmt: skip
-    return weights_of(model), [{k: v for k, v in line.items() if k != "seconds"} for line in done.log], done
+    return weights_of(model), [{k: v for k, v in line.items() if "seconds" not in k} for line in done.log], done
 
 
 def interrupted(setup: Setup, engine: str, precision: str, folder: Path, at: int):

@@ -11,7 +11,7 @@ import click
 
 from seqtune import __version__
 from seqtune.errors import RunError, SeqtuneError, is_out_of_memory
-from seqtune.progress import begin, latest
+from seqtune.progress import latest, timed
 from seqtune.settings import knobs
 
 #: What makes a command take less memory when it is made smaller.
@@ -20,6 +20,7 @@ MEMORY_KNOBS = ("per_device_train_batch_size", "per_device_eval_batch_size", "ma
 #: The commands as the help lists them.
 ORDER = (
     "check",
+    "plan",
     "finetune",
     "resume",
     "rerun",
@@ -43,7 +44,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was typed."""
-        begin()
+        with timed():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The command that looks at data before anything is trained: `check`."""
+"""The commands that look before anything is trained: `check` at the data, `plan` at the whole run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from seqtune.cli import printing
 from seqtune.cli.app import quiet_libraries, seqtune
-from seqtune.options import GroupedCommand, config_option, given, json_option, options_of
+from seqtune.options import GroupedCommand, but, config_option, given, json_option, options_of
 from seqtune.settings import of_group
 
 
@@ -51,3 +51,36 @@ def check(
         printing.write_text(rejects, intake.rejects_text(rejected), "--rejects")
     if worst(findings) == "FAIL":
         sys.exit(2)
+
+
+@seqtune.command(cls=GroupedCommand)
+@click.argument("file", metavar="FILE", required=False)
+@options_of(but("adapter_path", "checkpoints_path", "allow_changed", "overwrite", "work_dir"), {"data_path": "FILE"})
+@config_option
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, file: str | None, config: str | None, as_json: bool, **_: Any) -> None:
+    """Say what a run on FILE will take, before it is started.
+
+    Rows, tokens, steps, time, memory and disk on this machine, measured by doing a little of the run where the base
+    model is here; nothing is downloaded. And which settings suit the size of the data, with reasons.
+
+    \b
+      seqtune plan support.json --model-id seqtune-mini
+      seqtune plan support.json --num-train-epochs 5 --json
+    """
+    values = given(ctx, config, file)
+    if "data_path" not in values:
+        raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
+    from seqtune import preflight, terminal
+
+    preflight.check(values)
+    quiet_libraries()
+    with terminal.display(notes=not as_json, live=not as_json):
+        from seqtune import planning
+
+        found = planning.plan(**values)
+    if as_json:
+        printing.print_text(terminal.as_json(found, indent=2))
+    else:
+        terminal.show_plan(found)

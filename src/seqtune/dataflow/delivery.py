@@ -13,7 +13,7 @@ import torch
 from hamilton.function_modifiers import cache, config
 from peft import PeftConfig
 
-from seqtune import delivering, picture
+from seqtune import delivering, picture, rehearsal
 from seqtune.engine import hardware
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.report import page, sections
@@ -40,6 +40,7 @@ def finetuning_settings__presaved(saved_run: dict[str, Any]) -> dict[str, Any]:
 @config.when(start="base")
 @cache(behavior="recompute")
 def derived_settings__base(
+    training_settings: dict[str, Any],
     length_limits: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
@@ -47,7 +48,8 @@ def derived_settings__base(
     lora_config: PeftConfig,
 ) -> dict[str, Any]:
     """Every setting that was worked out rather than given: its value and the reason."""
-    return delivering.derived(length_limits, evaluation_settings, rouge_words, compute_precision, lora_config)
+    found = delivering.derived(length_limits, evaluation_settings, rouge_words, compute_precision, lora_config)
+    return {**found, **rehearsal.derived(training_settings)}
 
 
 @config.when(start="presaved")

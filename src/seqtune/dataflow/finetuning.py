@@ -16,12 +16,14 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import run, settings, store
+from seqtune.caching import Deferred
 from seqtune.data import tokens
 from seqtune.engine import hardware, loop
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
 from seqtune.models import adapters, loading
 from seqtune.models.loading import BaseCheckpoint
+from seqtune.rehearsal import fitted, rehearse
 from seqtune.run import TrainedAdapter
 from seqtune.settings import DEFAULT
 
@@ -40,10 +42,11 @@ def base_model(base_checkpoint: BaseCheckpoint, device: torch.device) -> PreTrai
 
 @config.when(start="base")
 @cache(behavior="recompute")
-def training_settings__base(
+def training_knobs__base(
     learning_rate: float = DEFAULT.learning_rate,
     num_train_epochs: float = DEFAULT.num_train_epochs,
     max_steps: int | None = DEFAULT.max_steps,
+    minutes: float | None = DEFAULT.minutes,
     per_device_train_batch_size: int = DEFAULT.per_device_train_batch_size,
     gradient_accumulation_steps: int = DEFAULT.gradient_accumulation_steps,
     auto_batch: bool = DEFAULT.auto_batch,
@@ -58,7 +61,7 @@ def training_settings__base(
     group_by_length: bool | None = DEFAULT.group_by_length,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
-    """How to train."""
+    """How to train, as it was asked for."""
     return settings.validated(locals())
 
 
@@ -119,6 +122,54 @@ def checkpoints__base(
     """Where training keeps its state, and goes on from it; nowhere unless a folder is given (`seqtune.claim`)."""
     folder = Path(checkpoints_path) if checkpoints_path else None
     return Checkpoints(folder, save_steps, save_minutes, allow_changed)
+
+
+@config.when(start="base")
+@cache(behavior="recompute", format="live")
+def rehearsing__base(
+    base_model: PreTrainedModel,
+    base_checkpoint: BaseCheckpoint,
+    lora_config: PeftConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenized_train: Dataset,
+    validation_sample: Dataset,
+    tokenized_validation: Dataset,
+    hold_out_sample: Dataset,
+    tokenized_hold_out: Dataset,
+    training_knobs: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+    compute_precision: dict[str, str],
+    device: torch.device,
+) -> Deferred:
+    """Does a little of the run and measures it, when it is called: only a plan, or a limit in minutes, needs that."""
+    return Deferred(
+        rehearse,
+        base_model,
+        base_checkpoint.stable_id,
+        lora_config,
+        tokenizer,
+        tokenized_train,
+        {
+            "validation": (validation_sample, tokenized_validation),
+            "hold_out": (hold_out_sample, tokenized_hold_out),
+        },
+        training_knobs,
+        evaluation_settings,
+        compute_precision["value"],
+        device,
+    )
+
+
+@config.when(start="base")
+@cache(behavior="recompute")
+def training_settings__base(
+    training_knobs: dict[str, Any],
+    tokenized_train: Dataset,
+    rehearsing: Deferred,
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:
+    """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given."""
+    return fitted(training_knobs, len(tokenized_train), rehearsing, checkpoints.folder)
 
 
 @config.when(start="base")

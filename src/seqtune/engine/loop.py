@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,11 @@ class Plan:
     warmup_steps: int
     eval_steps: int
 
+    @property
+    def evaluations(self) -> int:
+        """Measurements of the validation loss after the first step, when nothing stops the run early."""
+        return math.ceil(self.total_steps / self.eval_steps)
+
     @classmethod
     def of(cls, rows: int, settings: dict[str, Any]) -> Plan:
         """The plan for this many training rows (settings under the names of `seqtune.settings`)."""
@@ -67,6 +72,12 @@ class Plan:
             eval_steps=settings["eval_steps"]
             or max(1, math.ceil(steps_per_epoch / 2), math.ceil(total / MAX_EVALUATIONS)),
         )
+
+
+def is_grouped(plan: Plan, settings: Mapping[str, Any]) -> bool:
+    """Whether rows of like length share a batch."""
+    given = settings["group_by_length"]
+    return settings["engine"] == "fast" and plan.total_steps >= GROUPED_FROM if given is None else given
 
 
 def train(
@@ -116,9 +127,7 @@ def train(
         f"{plan.warmup_steps} of them warm-up; validation loss every {plan.eval_steps} "
         f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
     )
-    grouped = settings["group_by_length"]
-    if grouped is None:
-        grouped = fast and plan.total_steps >= GROUPED_FROM
+    grouped = is_grouped(plan, settings)
     if grouped:
         reason = "given" if settings["group_by_length"] else f"{GROUPED_FROM:,} steps and more"
         say(f"batches of rows of like length ({reason})")
@@ -140,9 +149,11 @@ def train(
 
     def measure() -> None:
         """Validation loss of the adapter as it is; kept if it is the best so far."""
+        started = time.perf_counter()
         batch_size = settings["per_device_eval_batch_size"]
         validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward, ranks)
         state.log[-1]["validation_loss"] = validation_loss
+        state.log[-1]["validation_seconds"] = round(time.perf_counter() - started, 6)
         if validation_loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_without_gain = validation_loss, state.step, 0
             state.best_adapter = _copy(get_peft_model_state_dict(model, save_embedding_layers=False))

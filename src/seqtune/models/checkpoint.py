@@ -110,6 +110,16 @@ def resolve(
     )
 
 
+def is_here(name: str, revision: str | None = None) -> bool:
+    """Whether the model is on this machine, so that `resolve` need not download it."""
+    if name == EMBEDDED or Path(name).expanduser().is_dir():
+        return True
+    import huggingface_hub
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(name, each, revision=revision), str) for each in files)
+
+
 def check_architecture(config_path: Path, name: str) -> None:
     """Refuse a model that is no encoder-decoder of text, by its ``config.json`` alone.
 

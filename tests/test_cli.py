@@ -30,6 +30,7 @@ COMMANDS = (
     "runs",
     "report",
     "predict",
+    "serve",
     "demo",
     "show",
     "inputs",

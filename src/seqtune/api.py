@@ -192,12 +192,14 @@ class TunedModel:
     """A base model with its adapter, that answers as it did in the evaluation of its run.
 
     Args:
-        model: base and adapter.
+        model: base and adapter; or a base, to compare with.
         tokenizer: of the base model.
         settings: of the run; the defaults where it has none.
     """
 
-    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]):
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.settings = {**DEFAULT.model_dump(), **settings}
@@ -244,7 +246,7 @@ class TunedModel:
 
     def merged(self) -> PreTrainedModel:
         """A plain transformers model with the adapter merged into its weights, for use without PEFT or seqtune."""
-        return adapters.merged(self.model)
+        return adapters.merged(self.model) if isinstance(self.model, PeftModel) else self.model
 
     def stream(self, texts: Iterable[str], *, chunk: int = CHUNK, **knobs: Any) -> Iterator[tuple[str, str]]:
         """(text, answer) for each of the texts, in their order, without holding them all.

@@ -184,10 +184,10 @@ class Knob:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-def knobs() -> dict[str, Knob]:
-    """All knobs by name, in the order of declaration."""
+def knobs(of: type[BaseModel] = Settings) -> dict[str, Knob]:
+    """All knobs by name, in the order of declaration; of a run, or of another class that declares knobs."""
     table = {}
-    for name, field in Settings.model_fields.items():
+    for name, field in of.model_fields.items():
         extra = typing.cast(dict[str, str], field.json_schema_extra)
         table[name] = Knob(
             name=name,
@@ -207,13 +207,13 @@ def knobs() -> dict[str, Knob]:
     return table
 
 
-def validated(given: Mapping[str, Any]) -> dict[str, Any]:
+def validated(given: Mapping[str, Any], of: type[BaseModel] = Settings) -> dict[str, Any]:
     """The given knobs, checked and converted (``"0.001"`` to a number, a path to text); the others are left out.
 
     Raises:
         InputError: naming every unknown knob and every value that it does not take at once.
     """
-    known = knobs()
+    known = knobs(of)
     problems = [f"{name} is no setting   {did_you_mean(name, known)}".rstrip() for name in given if name not in known]
     candidates = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -224,7 +224,7 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
     bad = {name for name, value in candidates.items() if isinstance(value, bool) and known[name].type is not bool}
     values: dict[str, Any] = {}
     try:
-        checked = Settings.model_validate({name: value for name, value in candidates.items() if name not in bad})
+        checked = of.model_validate({name: value for name, value in candidates.items() if name not in bad})
         values = {name: getattr(checked, name) for name in candidates}
     except ValidationError as error:
         bad.update(str(problem["loc"][0]) for problem in error.errors())
@@ -234,7 +234,7 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"settings: {len(problems)} {noun}",
             problems,
-            "`seqtune inputs` lists all settings with their types and bounds.",
+            f"`seqtune {'inputs' if of is Settings else 'serve --help'}` lists all settings with their types and bounds.",
         )
     return values
 

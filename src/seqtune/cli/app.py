@@ -29,6 +29,7 @@ ORDER = (
     "runs",
     "report",
     "predict",
+    "serve",
     "demo",
     "show",
     "inputs",

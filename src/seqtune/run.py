@@ -294,9 +294,21 @@ def is_replaceable(path: Path) -> bool:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    """The objects of a JSON Lines file.
+
+    Raises:
+        InputError: it is damaged; names the line.
+    """
+    rows, whole = [], 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip():
+                    rows.append(json.loads(line))
+                whole += 1
+    except ValueError as error:  # of the encoding, or of JSON
+        raise InputError(f"{path}: damaged (line {whole + 1}: {error})", mend="Make the run again.") from None
+    return rows
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqtune.data import checks, division, duplicates, intake, readers
+from seqtune.data import checks, division, duplicates, intake, readers, texts
 from seqtune.data.checks import Problem
 from seqtune.data.findings import Finding
 from seqtune.data.groups import Groups
@@ -104,6 +104,12 @@ KINDS = {
 }
 
 
+def contents(subject: Subject) -> Iterable[Finding]:
+    """What stands in the texts of each file that one should know of."""
+    for name, rows in subject.clean.items():
+        yield from texts.findings_of(rows, subject.sources[name]["path"])
+
+
 def repetitions(subject: Subject) -> Iterable[Finding]:
     """What repeats itself in the rows to divide."""
     if subject.groups is None:
@@ -119,7 +125,7 @@ def repetitions(subject: Subject) -> Iterable[Finding]:
 
 
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (reading, unusable_rows, repetitions)
+CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, repetitions)
 
 
 def findings_of(subject: Subject) -> list[Finding]:

@@ -58,6 +58,7 @@ class Settings(BaseModel):
     hold_out_path: str | None = knob(None, "Your own hold-out file, instead of a share of data_path.", group="data", derived="split off data_path", min_length=1)
     on_bad_rows: Literal["fail", "skip"] = knob("fail", "What to do with rows that can't be used: stop and list them, or leave them out.", group="data")
     values_as_text: bool = knob(False, "Take numbers and booleans as text (42, true), rather than as rows that can't be used.", group="data")
+    mask: Literal["none", "secrets", "all"] = knob("none", "What to mask in questions and answers before anything is trained: keys that look like secrets; all: e-mail addresses and phone numbers too.", group="data")
     max_samples: int | None = knob(None, "Use only this many rows of data_path, chosen by random_state.", group="data", unit="rows", derived="all", ge=3)
     near_duplicate_threshold: float = knob(0.7, "Questions that share this much of their text (pieces of four characters, Jaccard) are near-duplicates and stay in one set; 1: only the same question does.", group="data", ge=0.5, le=1)
     train_size: float = knob(0.8, "Share of the rows to train on.", group="data", gt=0, lt=1)

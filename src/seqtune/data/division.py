@@ -55,6 +55,7 @@ DIVIDING = (
     "encoding",
     "on_bad_rows",
     "values_as_text",
+    "mask",
     "max_samples",
     "train_size",
     "validation_size",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from seqtune.data import checks, readers
+from seqtune.data import checks, private, readers
 from seqtune.data.problems import KEPT, Problem, Unreadable
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def problems_of(
 
 
 def clean_of(rows: Sequence[dict | Unreadable], problems: Sequence[Problem], settings: Mapping[str, Any]) -> Dataset:
-    """The rows without a problem. Raises InputError where none is left."""
+    """The rows without a problem, masked where that is asked for. Raises InputError where none is left."""
     keys = settings["input_text_key"], settings["output_text_key"]
-    return checks.clean_rows(rows, problems, *keys, settings["values_as_text"])
+    return private.masked(checks.clean_rows(rows, problems, *keys, settings["values_as_text"]), settings["mask"])
 
 
 def rejects_of(

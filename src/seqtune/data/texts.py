@@ -1,0 +1,137 @@
+"""What to know of texts that can be used: answers that repeat the question, markup, control tokens, private data.
+
+All of it in one pass over the rows; none of it stops a run. Not covered: what repeats itself from row to row
+(`duplicates`), what a tokenizer makes of a text (`tokens`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from seqtune.data import private
+from seqtune.data.columns import batches
+from seqtune.data.findings import Finding
+from seqtune.data.problems import quoted
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: So many examples of each finding are kept.
+EXAMPLES = 5
+
+#: Tokens by which models are steered. In a text they are text: see `tokens.encode`.
+CONTROL_TOKENS = re.compile(
+    r"</?s>|<(?:pad|unk|mask|bos|eos|cls|sep|extra_id_\d+|start_of_turn|end_of_turn)>|<\|[\w▁ ]{1,40}\|>"
+    r"|\[/?INST\]|<</?SYS>>|\[(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS)\]"
+)
+_HTML = re.compile(
+    r"</?(?:a|abbr|b|blockquote|body|br|code|div|em|font|h[1-6]|head|hr|html|i|iframe|img|input|li|link|meta|ol|p|pre"
+    r"|script|section|small|span|strong|style|sub|sup|table|tbody|td|th|thead|tr|u|ul)(?:\s+[a-z-]+(?:\s*=[^<>]{0,500})?)?\s*/?>"
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|#\d{2,5}|#x[0-9a-f]{2,5});",
+    re.I,
+)
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+#: UTF-8 that was once read as Windows-1252: ``Ã©`` for é, ``â€™`` for ’.
+_MOJIBAKE = re.compile(r"[ÃÂÐÑ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€[\u0080-\u00bf™œ“”˜¦¢]|\ufffd")
+
+Look = Callable[[str, str], str | None]
+
+
+@dataclass
+class _Tally:
+    rows: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+#: Check → what it is called in a sentence, what to do about it.
+TEXTS = {
+    "answer_is_question": (
+        "rows whose answer is the question",
+        "A model learns to repeat what it is asked. Look at these rows; take them out unless that is what you want.",
+    ),
+    "answer_begins_question": (
+        "rows whose answer is the beginning of the question",
+        "Was the answer cut off, or are the fields swapped?",
+    ),
+    "control_tokens": (
+        "texts with control tokens of models",
+        "They are kept as plain text, in training and in use: none of them steers the model. Take them out if they are "
+        "left over from another tool's format.",
+    ),
+    "control_characters": ("texts with control characters", "Left over from a terminal or a printer? Take them out."),
+    "garbled_letters": (
+        "texts whose letters were garbled before they came here",
+        "Read as the wrong encoding once (Ã© for é), or lost (\ufffd). Make the file anew from its source.",
+    ),
+    "html": ("texts with HTML", "The model will write HTML too. Strip the tags unless that is what you want."),
+    "emails": ("texts with e-mail addresses", "A model may recite them. --mask all puts [EMAIL] in their place."),
+    "phones": ("texts with phone numbers", "A model may recite them. --mask all puts [PHONE] in their place."),
+    "secrets": (
+        "texts with keys that look like secrets",
+        "Withdraw these keys where they were made out. --mask secrets puts [SECRET] in their place.",
+    ),
+}
+
+
+def findings_of(rows: Dataset, path: str) -> list[Finding]:
+    """A finding for each check of `TEXTS`.
+
+    Args:
+        rows: clean rows, masked where that was asked for.
+        path: their file, as the user named it.
+    """
+    tallies = {check: _Tally() for check in TEXTS}
+    for part in batches(rows, "row", "input", "reference"):
+        for number, question, answer in zip(*part, strict=True):
+            for check, example in _seen(question, answer):
+                tally = tallies[check]
+                tally.rows += 1
+                if len(tally.examples) < EXAMPLES:
+                    tally.examples.append(f"row {number}  {example}")
+    return [_finding(check, tallies[check], path, len(rows)) for check in TEXTS]
+
+
+def _finding(check: str, tally: _Tally, path: str, total: int) -> Finding:
+    what, mend = TEXTS[check]
+    if not tally.rows:
+        return Finding(check, "PASS", f"{path}: no {what}", of=total)
+    more = [f"… and {tally.rows - EXAMPLES:,} more"] if tally.rows > EXAMPLES else []
+    found = f"{path}: {tally.rows:,} of {total:,} rows: {what}"
+    return Finding(check, "WARN", found, tally.rows, total, (*tally.examples, *more), mend)
+
+
+def _seen(question: str, answer: str) -> Iterator[tuple[str, str]]:
+    """The checks that a row meets, each with an excerpt."""
+    asked, said = question.strip().casefold(), answer.strip().casefold()
+    if asked == said:
+        yield "answer_is_question", _excerpt(answer, 0)
+    elif asked.startswith(said):
+        yield "answer_begins_question", f"{_excerpt(answer, 0)} begins {_excerpt(question, 0)}"
+    for check, pattern, sign in _PATTERNS:
+        for text in (question, answer):
+            if (sign is None or any(each in text for each in sign)) and (found := pattern.search(text)):
+                yield check, _excerpt(text, found.start())
+                break
+    private_data: dict[str, str] = {}
+    for text in (question, answer):
+        for kind, found_texts in private.found_in(text).items():
+            private_data.setdefault(kind, quoted(private.shown(kind, found_texts[0])))
+    yield from private_data.items()
+
+
+#: Check, its pattern, and characters without which the pattern can't match.
+_PATTERNS = (
+    ("control_tokens", CONTROL_TOKENS, "<["),
+    ("control_characters", _CONTROL, None),
+    ("garbled_letters", _MOJIBAKE, "ÃÂÐÑâ\ufffd"),
+    ("html", _HTML, "<&"),
+)
+
+
+def _excerpt(text: str, position: int) -> str:
+    start = max(0, position - 15)
+    rest = text[start : position + 45]
+    return f"{'…' if start else ''}{quoted(rest)}{'…' if len(text) > position + 45 else ''}"

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUNS ?= runs
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test lint types docs bench bench-generate clean
 
 demo: $(VENV)/.core
 	$(BIN)/seqtune demo --out $(RUNS)/demo --overwrite
@@ -43,6 +43,10 @@ $(VENV)/.dev: $(VENV)/.core
 # Speed and memory against transformers' Trainer; half an hour and more, on an idle machine. DATA: --data FILE --keys Q A
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/engine.py $(DATA) --write benchmarks/results.md
+
+# Tokens a second and memory of answering, against transformers' generate; an idle machine, an hour or so.
+bench-generate: $(VENV)/.core
+	$(BIN)/python benchmarks/generate.py --write benchmarks/generation.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -88,27 +88,39 @@ static void product_few_f(const dense *w, const float *A, ptrdiff_t lda, float *
 }
 
 #ifdef BF16_UNITS
+/* How far ahead of the tiles, along the inner axis, a weight is fetched: tiles alone do not keep the memory busy. */
+enum { AHEAD = 64 };
+
 /* sums[rows, 32] of 32 rows of A (those behind the last are read, whatever they hold). */
 static inline void block_b(const bf16 *A, ptrdiff_t lda, const bf16 *panel, ptrdiff_t depth, float *sums,
                            ptrdiff_t rows) {
 #ifdef __AMX_BF16__
-    if (seqtune_amx && rows <= 16) {
+    if (seqtune_amx) {
+        const int both = rows > 16;
         _tile_zero(0);
         _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
         for (ptrdiff_t k = 0; k < depth; k += 32) {
+            for (int line = 0; line < 32; line++)
+                _mm_prefetch((const char *)(panel + (k + AHEAD) * COLUMNS + line * 32), _MM_HINT_T0);
             _tile_loadd(4, A + k, lda * 2);
-            _tile_stream_loadd(6, panel + k * COLUMNS, 128);
-            _tile_stream_loadd(7, panel + k * COLUMNS + 32, 128);
+            _tile_loadd(6, panel + k * COLUMNS, 128);
+            _tile_loadd(7, panel + k * COLUMNS + 32, 128);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
+            if (both) {
+                _tile_loadd(5, A + 16 * lda + k, lda * 2);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
         }
         _tile_stored(0, sums, 128);
         _tile_stored(1, sums + 16, 128);
-        return;
-    }
-    if (seqtune_amx) {
-        finished nothing = {.rows = 0};
-        multiply_amx(A, lda, panel, depth, sums, 0, &nothing);
+        if (both) {
+            _tile_stored(2, sums + 512, 128);
+            _tile_stored(3, sums + 528, 128);
+        }
         return;
     }
 #endif

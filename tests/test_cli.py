@@ -31,6 +31,7 @@ COMMANDS = (
     "report",
     "predict",
     "serve",
+    "export",
     "demo",
     "show",
     "inputs",

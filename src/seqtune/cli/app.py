@@ -30,6 +30,7 @@ ORDER = (
     "report",
     "predict",
     "serve",
+    "export",
     "demo",
     "show",
     "inputs",

@@ -59,7 +59,7 @@ class PlainDecoder:
         padding_n1S = (sources >= self._sources_n[:, None])[:, None]
         x = plan.embed(tokens.to(self.device), at_n)
         for index, layer in enumerate(plan.layers):
-            h, x = self._normed(layer.norms[0], x)
+            h, x = normed(plan, layer.norms[0], x)
             q, k, v = self._dense(layer.own, h).chunk(3, -1)
             self._cache_nL2TI[rows, index, 0, at_n] = k
             self._cache_nL2TI[rows, index, 1, at_n] = v
@@ -67,12 +67,12 @@ class PlainDecoder:
             if layer.distance is not None:
                 bias = layer.distance[:, back_nT.clamp(0, layer.distance.shape[1] - 1)].transpose(0, 1)
             entries = self._cache_nL2TI[:, index, :, :until]
-            x = x + self._dense(layer.own_out, self._attended(q, entries, unseen_n1T, bias)).float()
-            h, x = self._normed(layer.norms[1], x)
+            x = x + self._dense(layer.own_out, attended(plan, q, entries, unseen_n1T, bias)).float()
+            h, x = normed(plan, layer.norms[1], x)
             entries = self._memory_nL2SI[:, index]
-            attended = self._attended(self._dense(layer.query, h), entries, padding_n1S, None)
-            x = x + self._dense(layer.other_out, attended).float()
-            h, x = self._normed(layer.norms[2], x)
+            found = attended(plan, self._dense(layer.query, h), entries, padding_n1S, None)
+            x = x + self._dense(layer.other_out, found).float()
+            h, x = normed(plan, layer.norms[2], x)
             up = self._dense(layer.up, h)
             if plan.gated:
                 up, gate = up.chunk(2, -1)
@@ -80,7 +80,7 @@ class PlainDecoder:
             else:
                 up = self._activation(up)
             x = x + self._dense(layer.down, up).float()
-        h, _ = self._normed(plan.last, x)
+        h, _ = normed(plan, plan.last, x)
         self._at_n = at_n + 1
         return self._dense(plan.head, h).float()
 
@@ -95,31 +95,37 @@ class PlainDecoder:
         chosen = torch.tensor(list(parents), dtype=torch.long, device=self.device) + first
         self._cache_nL2TI[first : first + len(parents)] = self._cache_nL2TI[chosen]
 
-    def _attended(self, query: Tensor, entries_n2TI: Tensor, hidden_n1T: Tensor, bias_nHT: Tensor | None) -> Tensor:
-        heads = (self.blueprint.heads, self.blueprint.head_size)
-        q_nHD = query.unflatten(-1, heads)
-        keys_nTHD, values_nTHD = entries_n2TI.unflatten(-1, heads).unbind(1)
-        scores_nHT = torch.einsum("nhd,nthd->nht", q_nHD, keys_nTHD).float() * self.blueprint.scale
-        if bias_nHT is not None:
-            scores_nHT = scores_nHT + bias_nHT
-        weights_nHT = scores_nHT.masked_fill(hidden_n1T, -torch.inf).softmax(-1).to(self.dtype)
-        return torch.einsum("nht,nthd->nhd", weights_nHT, values_nTHD).flatten(1)
-
-    def _normed(self, norm: Norm | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What goes into the next part, and what its result is added to."""
-        y = x
-        if norm is not None and norm.bias is None:
-            y = norm.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.blueprint.eps))
-        elif norm is not None:
-            y = nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, self.blueprint.eps)
-        return y.to(self.dtype), x if self.blueprint.before else y
-
     def _dense(self, dense: Dense, x: Tensor) -> Tensor:
         if id(dense) not in self._cast:
             bias = None if dense.bias is None else dense.bias.to(self.dtype)
             self._cast[id(dense)] = Dense(dense.weight.to(self.dtype), bias)
         cast = self._cast[id(dense)]
-        return nn.functional.linear(x, cast.weight, cast.bias)
+        return nn.functional.linear(x.to(self.dtype), cast.weight, cast.bias)
+
+
+def attended(
+    plan: Blueprint, query: Tensor, entries_n2TI: Tensor, hidden_n1T: Tensor | None, bias_nHT: Tensor | None
+) -> Tensor:
+    """Of each row, the values that its query finds: [n, inner]."""
+    heads = (plan.heads, plan.head_size)
+    q_nHD = query.unflatten(-1, heads)
+    keys_nTHD, values_nTHD = entries_n2TI.unflatten(-1, heads).unbind(1)
+    scores_nHT = torch.einsum("nhd,nthd->nht", q_nHD, keys_nTHD).float() * plan.scale
+    if bias_nHT is not None:
+        scores_nHT = scores_nHT + bias_nHT
+    if hidden_n1T is not None:
+        scores_nHT = scores_nHT.masked_fill(hidden_n1T, -torch.inf)
+    return torch.einsum("nht,nthd->nhd", scores_nHT.softmax(-1).to(query.dtype), values_nTHD).flatten(1)
+
+
+def normed(plan: Blueprint, norm: Norm | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What goes into the next part, and what its result is added to."""
+    y = x
+    if norm is not None and norm.bias is None:
+        y = norm.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + plan.eps))
+    elif norm is not None:
+        y = nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, plan.eps)
+    return y, x if plan.before else y
 
 
 def _grown(there_nL2TI: Tensor, fresh_nL2TI: Tensor) -> Tensor:

@@ -1,0 +1,141 @@
+"""A tuned model for other runtimes, each export checked against the model before it is published.
+
+| target | what | runs in |
+|---|---|---|
+| `merged` | the model with the adapter merged into its weights, safetensors | transformers |
+| `adapter` | the adapter in PEFT's own format, with the tokenizer | transformers and PEFT |
+| `ctranslate2` | the merged model, in float32, bfloat16, int8 or int8_float32 | CTranslate2 |
+| `onnx` | encoder and decoder with its cache, as two graphs | ONNX Runtime |
+
+A target is a module with ``write``, ``SNIPPET`` and ``log_probs`` (`Target`); `checking` holds what it wrote against
+the tuned model, and `write` puts it into its place, whole or not at all.
+
+Not covered: GGUF. llama.cpp runs T5, but its Python package has to be compiled from source, so that an export could not
+be checked by running it where seqtune is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from seqtune import run
+from seqtune.errors import InputError
+from seqtune.export import checking, place
+from seqtune.export.tuned import Tuned, load
+from seqtune.progress import say
+
+#: What can be exported to, and in which arithmetic; the first is taken unless told otherwise.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "merged": ("float32",),
+    "adapter": ("float32",),
+    "ctranslate2": ("float32", "bfloat16", "int8", "int8_float32"),
+    "onnx": ("float32",),
+}
+
+#: How a target's package is installed.
+EXTRA = "pip install 'seqtune[export]'"
+
+#: Version of the layout of `place.MANIFEST`.
+FORMAT = 1
+
+
+class Target(Protocol):
+    """What a module of this room has."""
+
+    #: The text of ``load.py``: `checking.snippet` fills it in.
+    SNIPPET: str
+    #: Packages without which there is no export.
+    NEEDS: tuple[str, ...]
+
+    def write(self, tuned: Tuned, folder: Path, quantization: str) -> None:
+        """Write the files."""
+        ...
+
+    def log_probs(self, tuned: Tuned, folder: Path, answers: list[list[int]]) -> list[list[float]]:
+        """What the runtime makes of these answers to `Tuned.sources`: the log-probability of each token."""
+        ...
+
+
+def write(
+    path: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    quantization: str | None = None,
+    overwrite: bool = False,
+    model_id: str | None = None,
+) -> dict[str, Any]:
+    """Export a tuned model, check it, and publish it at ``out``.
+
+    Args:
+        path: a run directory, or an adapter folder in PEFT's format.
+        to: one of `TARGETS`.
+        out: the folder to make.
+        quantization: arithmetic of the weights, of those that the target has.
+        overwrite: replace an export that is there.
+        model_id: where the base model is now, if not where it was.
+
+    Returns:
+        The export's manifest: ``target``, ``quantization``, ``check`` (`checking.check`), ``files``.
+
+    Raises:
+        InputError: no such target or arithmetic, a package is missing, the place can't be used, or the target has no
+            such model.
+        RunError: the export does not answer as the tuned model does; nothing was published.
+    """
+    chosen = checked(to, quantization)
+    target = target_of(to)
+    place.check(out, overwrite)
+    tuned = load(path, model_id)
+    with place.publishing(out, overwrite) as folder:
+        say(f"writing {to} ({chosen})")
+        target.write(tuned, folder, chosen)
+        (folder / "load.py").write_text(checking.snippet(target.SNIPPET, tuned), encoding="utf-8")
+        found = checking.check(target, tuned, folder, chosen)
+        manifest = {
+            "format": FORMAT,
+            "target": to,
+            "quantization": chosen,
+            "run": tuned.origin,
+            "load": "python load.py 'a question'",
+            "check": found,
+            "files": {
+                str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": run.file_sha256(file)}
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
+        }
+        text = json.dumps(manifest, ensure_ascii=False, allow_nan=False, indent=2)
+        (folder / place.MANIFEST).write_text(text + "\n", encoding="utf-8")
+    say(checking.sentence(found))
+    return manifest
+
+
+def checked(to: str, quantization: str | None) -> str:
+    """The arithmetic of an export; checks that the target has it, without an import of any runtime.
+
+    Raises:
+        InputError: no such target, or it has no such arithmetic.
+    """
+    if to not in TARGETS:
+        raise InputError(f"to = {to!r}   expected {', '.join(TARGETS)}")
+    chosen = quantization or TARGETS[to][0]
+    if chosen not in TARGETS[to]:
+        raise InputError(f"quantization = {chosen!r}   {to} has {', '.join(TARGETS[to])}")
+    return chosen
+
+
+def target_of(to: str) -> Target:
+    """The module of a target.
+
+    Raises:
+        InputError: a package that it needs is not installed.
+    """
+    target: Any = importlib.import_module(f"seqtune.export.{to}")
+    missing = [name for name in target.NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"to = {to!r}   needs {' and '.join(missing)}", mend=EXTRA)
+    return target

@@ -1,0 +1,65 @@
+"""The adapter in PEFT's own format, with the tokenizer: a few megabytes, for whoever has the base model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from seqtune.export.tuned import Tuned
+from seqtune.models.quiet import quiet
+
+NEEDS = ("peft",)
+
+SNIPPET = '''"""Answers of this adapter over its base, with transformers and PEFT: python load.py "a question" ..."""
+
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+$imports
+HERE = Path(__file__).resolve().parent
+BASE = $base
+TEMPLATE = $template
+OPTIONS = $options
+
+tokenizer = AutoTokenizer.from_pretrained(HERE)
+base = AutoModelForSeq2SeqLM.from_pretrained(BASE, dtype=torch.float32)
+model = PeftModel.from_pretrained(base, HERE).eval()
+
+
+def tokens(texts):
+    """The token ids of an answer to each text; greedy."""
+    found = []
+    for text in texts:
+        text = TEMPLATE.replace("{question}", text)
+        batch = tokenizer(text, truncation=True, max_length=$source_limit, return_tensors="pt")
+        written = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **OPTIONS)
+        found.append(written[0].tolist())
+    return found
+
+
+if __name__ == "__main__":
+    for answer in tokens(sys.argv[1:]):
+        print(tokenizer.decode(answer, skip_special_tokens=True).strip())
+'''
+
+
+def write(tuned: Tuned, folder: Path, quantization: str) -> None:
+    """The adapter's two files as they are, and the tokenizer."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(tuned.adapter / name, folder / name)
+    tuned.tokenizer.save_pretrained(str(folder))
+
+
+def log_probs(tuned: Tuned, folder: Path, answers: list[list[int]]) -> list[list[float]]:
+    """Of the base model with the adapter as plain PEFT reads it back."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSeq2SeqLM
+
+    with quiet():
+        base = AutoModelForSeq2SeqLM.from_pretrained(str(tuned.base_path), local_files_only=True, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
+    return tuned.log_probs(model, answers)

@@ -1,0 +1,115 @@
+"""An export against the model it was made of: the same answers, the same probabilities; else it is not published.
+
+Answers come from the export's own ``load.py``, so that what a user will run is what is checked. They are greedy.
+"""
+
+from __future__ import annotations
+
+import runpy
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from seqtune import metrics
+from seqtune.errors import RunError
+from seqtune.export.tuned import Tuned
+from seqtune.models.quiet import quiet
+
+#: Rows that are answered by the export: float32, and arithmetic that is judged by its ROUGE.
+ROWS = {"float32": 16}
+ROWS_OTHERWISE = 64
+
+#: float32: largest difference of a token's log-probability, in nats. Rounding gives about 0.0001.
+BOUND = 0.01
+#: float32: share of the rows with the same tokens. (Two tokens that are equally likely may come out either way.)
+SAME = 0.95
+#: Other arithmetic: points of ROUGE-L on the rows that may be lost.
+ROUGE_BOUND = 2.0
+
+
+def snippet(template: str, tuned: Tuned) -> str:
+    """``load.py`` of an export."""
+    packaged = tuned.base_path.name == "seqtune_mini"
+    values = {
+        "template": repr(tuned.settings["input_template"]),
+        "source_limit": tuned.settings["max_source_length"],
+        "limit": tuned.limit,
+        "open_limit": tuned.open_limit,
+        "start": tuned.options["decoder_start_token_id"],
+        "first": tuned.first,
+        "ends": tuned.ends,
+        "options": repr(tuned.options),
+        "base": "str(seqtune.models.loading.embedded_folder())" if packaged else repr(tuned.base_id),
+        "imports": "import seqtune.models.loading\n" if packaged else "",
+    }
+    return Template(template).substitute(values)
+
+
+def check(target: Any, tuned: Tuned, folder: Path, quantization: str) -> dict[str, Any]:
+    """What was compared, and how it came out.
+
+    Returns:
+        ``rows``, ``same`` (rows with the same tokens), ``largest`` and ``mean`` difference of a token's log-probability
+        (nats), ``bound``; with references, ``rouge`` of the tuned model and of the export (ROUGE-L, 0–100).
+
+    Raises:
+        RunError: the export is beyond the bound.
+    """
+    exact = quantization == "float32"
+    count = min(len(tuned.texts), ROWS.get(quantization, ROWS_OTHERWISE))
+    few = _first(tuned, count)
+    expected = few.answerer.tokens(few.sources, batch_size=16, random_state=0, max_new_tokens=few.limit)
+    ours, theirs = few.log_probs(few.model, expected), target.log_probs(few, folder, expected)
+    differences = [
+        abs(a - b) for row, other in zip(ours, theirs, strict=True) for a, b in zip(row, other, strict=False)
+    ]
+    with quiet():
+        loaded = runpy.run_path(str(folder / "load.py"), run_name="export")
+        answered = loaded["tokens"](few.texts)
+    same = sum(_bare(tuned, a) == _bare(tuned, b) for a, b in zip(expected, answered, strict=True))
+    found: dict[str, Any] = {
+        "rows": count,
+        "same": same,
+        "largest": max(differences),
+        "mean": statistics.mean(differences),
+        "bound": f"{BOUND} nats a token" if exact else f"{ROUGE_BOUND} points of ROUGE-L",
+    }
+    if few.references:
+        words, _ = metrics.choose_tokenizer(few.references)
+        found["rouge"] = {
+            name: metrics.set_scores([few.answerer.text(row) for row in rows], few.references, words)["rougeL"]
+            for name, rows in (("tuned", expected), ("export", answered))
+        }
+    lost = found["rouge"]["tuned"] - found["rouge"]["export"] if "rouge" in found else 0.0
+    wrong = not found["largest"] <= BOUND or same < SAME * count if exact else lost > ROUGE_BOUND
+    if wrong:
+        raise RunError(
+            "the export does not answer as the tuned model does; nothing was published",
+            [sentence(found)],
+            "Export to another target." if exact else "Try another --quantization, or another target.",
+        )
+    return found
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What came out, in a line."""
+    parts = [
+        f"{found['same']} of {found['rows']} rows answered with the same tokens",
+        f"log-probabilities differ by {found['largest']:.2g} nats at most, {found['mean']:.2g} on average",
+    ]
+    if "rouge" in found:
+        parts.append(f"ROUGE-L {found['rouge']['tuned']:.2f} → {found['rouge']['export']:.2f}")
+    return "; ".join(parts) + f" (allowed: {found['bound']})"
+
+
+def _first(tuned: Tuned, count: int) -> Tuned:
+    """The same model with the first of the rows."""
+    return replace(tuned, texts=tuned.texts[:count], references=tuned.references[:count])
+
+
+def _bare(tuned: Tuned, tokens: list[int]) -> list[int]:
+    """Without special tokens: runtimes differ in whether they return start and end."""
+    special = set(tuned.tokenizer.all_special_ids)
+    return [token for token in tokens if token not in special]

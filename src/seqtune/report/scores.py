@@ -17,7 +17,7 @@ METRICS: tuple[tuple[str, str, bool | None], ...] = (
     ("chrf", "chrF", True),
     ("exact_match", "exact match", True),
     ("f1", "token F1", True),
-    ("token_f1", "token F1", True),
+    ("identical", "identical text", True),
     ("bertscore", "BERTScore", True),
     ("embedding_similarity", "embedding similarity", True),
     ("loss", "loss (nats a token)", False),
@@ -35,7 +35,8 @@ RAILS = {
     "copies_question": "answers that copy the question",
     "repeats_itself": "answers that repeat themselves",
     "at_limit": "answers that stop at the token limit",
-    "memorised": "answers copied from a training row, and wrong here",
+    "memorised": "answers that are a training answer, word for word",
+    "memorised_right": "… of these, right here",
 }
 
 

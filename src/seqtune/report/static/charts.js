@@ -4,7 +4,8 @@ const figures = {}; // name → (colours) => {data, layout} or null where there 
 const coarse = window.matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, not the figure
 
 function layout(c, more = {}) {
-  const axis = { gridcolor: c.line, zerolinecolor: c.line, linecolor: c.line, tickcolor: c.line, automargin: true, fixedrange: coarse };
+  // No powers of ten as raised text: plotly.js writes those with an inline style, which the page's policy refuses.
+  const axis = { gridcolor: c.line, zerolinecolor: c.line, linecolor: c.line, tickcolor: c.line, exponentformat: "e", minexponent: 6, separatethousands: true, automargin: true, fixedrange: coarse };
   const { xaxis = {}, yaxis = {}, ...rest } = more;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 8, b: 36 },
@@ -49,7 +50,7 @@ figures.loss = (c) => {
 
 figures["learning-rate"] = (c) => data.curves.steps.length < 2 ? null : {
   data: [line(data.curves.steps, data.curves.learning_rate, "learning rate", c.tuned)],
-  layout: layout(c, { yaxis: { rangemode: "tozero", exponentformat: "power" }, showlegend: false }),
+  layout: layout(c, { yaxis: { rangemode: "tozero" }, showlegend: false }),
 };
 
 figures.speed = (c) => data.curves.steps.length < 2 ? null : {

@@ -22,9 +22,27 @@ from playwright.sync_api import sync_playwright
 
 from seqtune.report import page
 
-WORDS = (
-    "reset the device by holding its button until light blinks twice then wait for a minute and open Settings".split()
-)
+WORDS = [
+    "reset",
+    "the",
+    "device",
+    "by",
+    "holding",
+    "its",
+    "button",
+    "until",
+    "light",
+    "blinks",
+    "twice",
+    "then",
+    "wait",
+    "for",
+    "a",
+    "minute",
+    "and",
+    "open",
+    "Settings",
+]
 
 
 def predictions(count: int) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from seqtune.driver import build_driver
 from seqtune.engine import hardware
 from seqtune.errors import InputError, RunError
 from seqtune.live import served
-from seqtune.models import adapters, families, loading
+from seqtune.models import adapters, families, loading, pieces
 from seqtune.preflight import check
 from seqtune.progress import timed, warn
 from seqtune.report import page, sections, unfinished
@@ -182,8 +182,9 @@ def load(path: str | Path, device_type: str = DEFAULT.device_type, model_id: str
     """
     saved = run.open_saved(path)
     checkpoint = adapters.resolve_base(saved, model_id, model_id, None)
-    tokenizer = loading.load_fitting_tokenizer(checkpoint)
+    tokenizer = pieces.with_pieces(loading.load_fitting_tokenizer(checkpoint), pieces.saved(saved["adapter"]))
     base_model = loading.load_model(checkpoint, hardware.choose_device(device_type))
+    pieces.make_room(base_model, pieces.ids_of(tokenizer))
     settings = (saved["manifest"] or {}).get("settings", {})
     return TunedModel(adapters.load(base_model, saved["adapter"]), tokenizer, settings)
 

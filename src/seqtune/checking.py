@@ -9,7 +9,7 @@ Not covered: what stops a run by itself (a key that no row has, shares that do n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import checks, division, duplicates, intake, readers, texts
@@ -38,6 +38,7 @@ class Subject:
         sets: ``train``, ``validation`` and ``hold_out``; empty where the rows can't be divided.
         groups: of the rows to divide (`division.used`); None where there are none.
         tokenizer: of the base model; None where no model is named, and then checks of tokens find nothing to say.
+        model_path: the folder of that model.
     """
 
     settings: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Subject:
     sets: Mapping[str, Dataset] = field(default_factory=dict)
     groups: Groups | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    model_path: str = ""
 
 
 Check = Callable[[Subject], Iterable[Finding]]
@@ -124,8 +126,25 @@ def repetitions(subject: Subject) -> Iterable[Finding]:
         yield duplicates.leakage(rows, subject.groups, subject.sets, own)
 
 
+def tokens_of_rows(subject: Subject) -> Iterable[Finding]:
+    """Lengths, and what the tokenizer loses, where a model is named. (In a run these are nodes of their own.)"""
+    if subject.tokenizer is None or not subject.sets:
+        return
+    from seqtune.data import lengths, roundtrip, tokens
+    from seqtune.models import pieces
+
+    train, template = subject.sets["train"], subject.settings["input_template"]
+    kept = roundtrip.characters_to_preserve(train, subject.tokenizer, subject.settings)
+    tokenizer = pieces.with_pieces(subject.tokenizer, kept)
+    encoded = tokens.encoded(train, tokenizer, template)
+    measured = lengths.measure(encoded)
+    limits = lengths.limits(measured, subject.settings, subject.model_path)
+    yield lengths.finding(measured, limits, lengths.cut_report({"train": encoded}, limits), len(encoded))
+    yield roundtrip.finding(roundtrip.loss(train, tokenizer, template), bool(kept))
+
+
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, repetitions)
+CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, repetitions, tokens_of_rows)
 
 
 def findings_of(subject: Subject) -> list[Finding]:
@@ -183,7 +202,18 @@ def _subject(settings: Mapping[str, Any]) -> tuple[Subject, list[Finding]]:
         sets = {"train": divided.train, "validation": divided.validation, "hold_out": divided.hold_out}
     except InputError as error:
         stopped = [_failed("splits", error)]
-    return Subject(settings, sources, raw, problems, clean, sets, groups), stopped
+    subject = Subject(settings, sources, raw, problems, clean, sets, groups)
+    return replace(subject, **_model_of(settings)), stopped
+
+
+def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Tokenizer and folder of the model that is named; nothing without one."""
+    if settings["model_id"] is None and settings["model_id_tokenizer"] is None:
+        return {}
+    from seqtune.models import loading
+
+    found = loading.resolve(settings["model_id"], settings["model_id_tokenizer"], settings["model_revision"])
+    return {"tokenizer": loading.load_fitting_tokenizer(found), "model_path": found.path}
 
 
 def _failed(name: str, error: InputError) -> Finding:

@@ -65,3 +65,8 @@ class QuickDisk(Disk):
 
     def sync(self, path: Path) -> None:
         """Do nothing."""
+
+
+def cache_folder() -> Path:
+    """What can be made again lies in ``$XDG_CACHE_HOME/seqtune``, or ``~/.cache/seqtune``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqtune"

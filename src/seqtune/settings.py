@@ -72,6 +72,7 @@ class Settings(BaseModel):
     device_type: Literal["auto", "cpu", "cuda", "mps"] = knob("auto", "Where to compute: the best there is, or this one.", group="model")
 
     input_template: str = knob("{question}", "Text given to the model for each input, for instance 'answer the question: {question}'.", group="tokenization", pattern=r"\{question\}")
+    preserve_characters: bool = knob(False, "Give characters that the tokenizer can't give back ({ or line breaks with T5) pieces of their own, and train these with the adapter.", group="tokenization")
     max_source_length: int | None = knob(None, "Longest input; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="what the model takes (1,024 where it has no limit)", ge=2)
     max_target_length: int | None = knob(None, "Longest target in training; longer ones are cut, and it is said how many.", group="tokenization", unit="tokens", derived="what the model takes (1,024 where it has no limit)", ge=2)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from seqtune.durable import cache_folder
 from seqtune.engine import hardware
 from seqtune.engine.speed import native
 from seqtune.engine.state import TrainState
@@ -45,7 +45,7 @@ def keep(
     Raises:
         RunError: the store can't be written.
     """
-    adapters_folder = (Path(work_dir) if work_dir else default_work_dir()) / "adapters"
+    adapters_folder = (Path(work_dir) if work_dir else cache_folder()) / "adapters"
     try:
         adapters_folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=adapters_folder, prefix=".partial-") as partial:
@@ -170,11 +170,6 @@ def saved(saved_run: dict[str, Any], base_checkpoint: BaseCheckpoint) -> Trained
         training=manifest["training"] if manifest else None,
         log=saved_run["log"],
     )
-
-
-def default_work_dir() -> Path:
-    """``$XDG_CACHE_HOME/seqtune``, or ``~/.cache/seqtune``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqtune"
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,10 @@ from seqtune.settings import of_group
 
 @seqtune.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE", required=False)
-@options_of(of_group(["data"]), {"data_path": "FILE"})
+@options_of(
+    [knob for knob in of_group(["data", "model", "tokenization"]) if knob.name != "device_type"],
+    {"data_path": "FILE"},
+)
 @click.option("--rejects", metavar="FILE", help="Write the rows that can't be used, and why, to FILE (JSON Lines).")
 @config_option
 @json_option
@@ -25,11 +28,13 @@ def check(
 ) -> None:
     """Say what is wrong with FILE, all of it at once.
 
-    Nothing is trained or downloaded. Every check ends in PASS, WARN (it can be trained on, but know this) or FAIL (it
-    can't). Exit status 2 if one fails, else 0.
+    Nothing is trained. With --model-id, tokens are looked at too: how long rows are, and what the tokenizer loses.
+    Every check ends in PASS, WARN (it can be trained on, but know this) or FAIL (it can't). Exit status 2 if one fails,
+    else 0.
 
     \b
       seqtune check support.json
+      seqtune check support.json --model-id google/flan-t5-small
       seqtune check support.csv --on-bad-rows skip --rejects rejects.jsonl
     """
     values = given(ctx, config, file)

@@ -1,4 +1,4 @@
-"""From text to token ids: the template, lengths and their limits, and what a limit cuts off."""
+"""From text to token ids and how many there are: the template, a set as token ids, and the same cut to limits."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
-from transformers import AutoConfig, PreTrainedTokenizerBase
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
 
-from seqtune.errors import InputError
-from seqtune.models import families
-from seqtune.progress import say, warn
+from seqtune.data import mapped
+from seqtune.data.columns import BATCH
 
 #: Longest side where the model itself has no limit (T5 has relative positions): attention costs the square of it.
 UNLIMITED = 1024
 
 PLACE = "{question}"
-PERCENTILES = (50, 90, 95, 99)
 SIDES = ("source", "target")
+FEATURES = Features({"row": Value("int64"), "input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
 
 def apply_template(template: str, texts: Sequence[str]) -> list[str]:
@@ -46,94 +46,79 @@ def encode_targets(
     return [list(ids) for ids in encoded["input_ids"]]
 
 
-def measure(train_set: Dataset, tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, dict[str, int]]:
-    """For ``source`` and ``target``: the percentiles ``p50`` … ``p99`` and the maximum of the lengths, in tokens."""
-    measured = {}
-    for side, sizes in _sizes(train_set, tokenizer, template).items():
-        at = {f"p{p}": int(np.percentile(sizes, p, method="higher")) for p in PERCENTILES}
-        measured[side] = {**at, "max": int(sizes.max()), "total": int(sizes.sum())}
-    return measured
+def encoded(rows: Dataset, tokenizer: PreTrainedTokenizerBase, template: str) -> Dataset:
+    """The columns ``row``, ``input_ids`` and ``labels`` (int32), not cut, not padded; in the order of the rows.
 
-
-def limits(
-    training_lengths: Mapping[str, Mapping[str, int]], settings: Mapping[str, Any], model_path: str
-) -> dict[str, dict[str, Any]]:
-    """For ``source`` and ``target``: the limit in tokens (``value``), why it is that (``reason``), ``positions``.
-
-    Given limits are taken as they are; else it is what the model can take. Batches are padded to their own longest row,
-    so that a generous limit costs nothing. ``positions`` is how many the model has, None where it has no limit.
-
-    Raises:
-        InputError: a given limit is more than the model can take.
+    Large sets are Arrow files that are mapped, not held, and found again when nothing has changed (`mapped`).
     """
-    decided = {}
-    config = AutoConfig.from_pretrained(model_path)
-    for side, positions in zip(SIDES, families.position_limits(config), strict=True):
-        given = settings[f"max_{side}_length"]
-        if given is not None and positions is not None and given > positions:
-            raise InputError(
-                f"max_{side}_length = {given}   expected at most {positions}, the model's number of positions",
-                mend=f"Leave out --max-{side}-length to use what the model takes.",
-            )
-        if given is not None:
-            value, reason = given, "given"
-        elif positions is not None:
-            value, reason = positions, "the model's number of positions"
-        else:
-            value, reason = UNLIMITED, "the limit where the model has none"
-        decided[side] = {"value": value, "reason": reason, "positions": positions}
-        at = "  ".join(f"{name} {training_lengths[side][name]}" for name in ("p50", "p95", "p99", "max"))
-        say(f"{side} length: at most {value} tokens ({reason}); training rows: {at}")
-    return decided
 
-
-def tokenized(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, template: str, length_limits: Mapping[str, Mapping[str, Any]]
-) -> Dataset:
-    """The columns ``row``, ``input_ids`` and ``labels``, cut to the limits, not padded."""
-    sources = apply_template(template, list(rows["input"]))
-    return Dataset.from_dict(
-        {
-            "row": list(rows["row"]),
-            "input_ids": encode(tokenizer, sources, length_limits["source"]["value"]),
-            "labels": encode_targets(tokenizer, list(rows["reference"]), length_limits["target"]["value"]),
+    def of(batch: dict[str, list]) -> dict[str, list]:
+        return {
+            "row": batch["row"],
+            "input_ids": encode(tokenizer, apply_template(template, batch["input"])),
+            "labels": encode_targets(tokenizer, batch["reference"]),
         }
-    )
+
+    used = rows.select_columns(["row", "input", "reference"])
+    return mapped.mapped(used, of, FEATURES, [tokenizer_identity(tokenizer), template], "tokenizing")
 
 
-def cut_report(
-    sets: Mapping[str, Dataset],
+def cut(
+    whole: Dataset,
+    rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     length_limits: Mapping[str, Mapping[str, Any]],
-) -> dict[str, dict[str, dict[str, int]]]:
-    """For each set and side: how many ``rows`` are cut and how many ``tokens`` they lose."""
-    report: dict[str, dict[str, dict[str, int]]] = {}
-    for name, rows in sets.items():
-        report[name] = {}
-        for side, sizes in _sizes(rows, tokenizer, template).items():
-            limit = length_limits[side]["value"]
-            over = sizes[sizes > limit] - limit
-            report[name][side] = {"rows": int(over.size), "tokens": int(over.sum())}
-            if over.size:
-                warn(
-                    f"{over.size} of {sizes.size} {name.replace('_', '-')} rows have a {side} of more than "
-                    f"{limit} tokens: "
-                    f"{int(over.sum()):,} tokens ({over.sum() / sizes.sum():.1%}) are cut off "
-                    f"({length_limits[side]['reason']}; --max-{side}-length changes it)"
-                )
-    return report
+) -> Dataset:
+    """The same token ids, cut to the limits where they are longer: by the tokenizer, which keeps the end token.
 
-
-def as_rows(tokenized_set: Dataset) -> list[dict[str, Any]]:
-    """The rows as plain dicts, for the training loop."""
-    return tokenized_set.to_list()
-
-
-def _sizes(rows: Dataset, tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, np.ndarray]:
-    sources = encode(tokenizer, apply_template(template, list(rows["input"])))
-    targets = encode_targets(tokenizer, list(rows["reference"]))
-    return {
-        "source": np.array([len(ids) for ids in sources], dtype=np.int64),
-        "target": np.array([len(ids) for ids in targets], dtype=np.int64),
+    Args:
+        whole: as `encoded` makes it of ``rows``.
+        rows: the texts, in the same order.
+        tokenizer: of ``whole``.
+        template: of ``whole``.
+        length_limits: as `lengths.limits` makes them.
+    """
+    source, target = (length_limits[side]["value"] for side in SIDES)
+    over = {
+        "input_ids": set(np.flatnonzero(sizes_of(whole, "input_ids") > source).tolist()),
+        "labels": set(np.flatnonzero(sizes_of(whole, "labels") > target).tolist()),
     }
+    if not any(over.values()):
+        return whole
+
+    def of(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        made = {name: list(values) for name, values in batch.items()}
+        for place, index in enumerate(indices):
+            if index in over["input_ids"]:
+                text = apply_template(template, [rows[index]["input"]])
+                made["input_ids"][place] = encode(tokenizer, text, source)[0]
+            if index in over["labels"]:
+                made["labels"][place] = encode_targets(tokenizer, [rows[index]["reference"]], target)[0]
+        return made
+
+    known_by = [tokenizer_identity(tokenizer), template, source, target]
+    return mapped.mapped(whole, of, FEATURES, known_by, "cutting", with_indices=True)
+
+
+def sizes_of(tokenized_set: Dataset, column: str) -> np.ndarray:
+    """How many token ids each row has in ``input_ids`` or ``labels`` (int64 [rows])."""
+    arrow: Any = tokenized_set.select_columns([column]).with_format("arrow")
+    length: Any = pc.__dict__["list_value_length"]  # (pyarrow makes its functions when it is imported)
+    found = [
+        length(arrow[start : start + BATCH].column(column)).to_numpy() for start in range(0, len(tokenized_set), BATCH)
+    ]
+    return np.concatenate(found).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that a tokenizer's ids depend on, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    languages = getattr(tokenizer, "src_lang", None), getattr(tokenizer, "tgt_lang", None)
+    return f"{type(tokenizer).__name__} {languages} {tokenizer.special_tokens_map} {vocabulary}"
+
+
+def as_rows(tokenized_set: Dataset) -> Sequence[dict[str, Any]]:
+    """The rows as plain dicts, for the training loop; of a large set they are made when they are asked for."""
+    return tokenized_set.to_list() if len(tokenized_set) < mapped.FROM else mapped.Rows(tokenized_set)

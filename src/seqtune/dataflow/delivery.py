@@ -71,11 +71,23 @@ def derived_settings__presaved(
 def data_report(
     data_summary: dict[str, Any],
     data_findings: list[dict[str, Any]],
+    token_findings: list[dict[str, Any]],
     training_lengths: dict[str, Any],
     cut_rows: dict[str, Any],
+    tokenizer_loss: dict[str, Any],
 ) -> dict[str, Any]:
-    """All that is known of the data: files, rows, splits, what the checks found, lengths, what was cut."""
-    return {**data_summary, "findings": data_findings, "training_lengths": training_lengths, "cut": cut_rows}
+    """All that is known of the data: files, rows, splits, what the checks found, lengths, what was lost or cut."""
+    return {
+        **data_summary,
+        "findings": [*data_findings, *token_findings],
+        "training_lengths": {
+            side: {name: value for name, value in measured.items() if name != "histogram"}
+            for side, measured in training_lengths.items()
+        },
+        "length_histograms": {side: measured["histogram"] for side, measured in training_lengths.items()},
+        "tokenizer_loss": tokenizer_loss,
+        "cut": cut_rows,
+    }
 
 
 @cache(behavior="recompute")

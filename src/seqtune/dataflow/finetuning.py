@@ -21,7 +21,7 @@ from seqtune.data import tokens
 from seqtune.engine import hardware, loop
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
-from seqtune.models import adapters, loading
+from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.rehearsal import fitted, rehearse
 from seqtune.run import TrainedAdapter
@@ -35,9 +35,11 @@ def device(device_type: Literal["auto", "cpu", "cuda", "mps"] = DEFAULT.device_t
 
 
 @cache(behavior="recompute", format="live")
-def base_model(base_checkpoint: BaseCheckpoint, device: torch.device) -> PreTrainedModel:
-    """The base model as it was downloaded: fp32, frozen, in evaluation mode."""
-    return loading.load_model(base_checkpoint, device)
+def base_model(
+    base_checkpoint: BaseCheckpoint, device: torch.device, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """The base model as it was downloaded: fp32, frozen, in evaluation mode; with room for pieces that were added."""
+    return pieces.make_room(loading.load_model(base_checkpoint, device), pieces.ids_of(tokenizer))
 
 
 @config.when(start="base")
@@ -98,10 +100,13 @@ def compute_precision__presaved(saved_run: dict[str, Any]) -> dict[str, str]:
 @config.when(start="base")
 @cache(behavior="recompute", format="live")
 def lora_config__base(
-    base_model: PreTrainedModel, base_checkpoint: BaseCheckpoint, lora_settings: dict[str, Any]
+    base_model: PreTrainedModel,
+    base_checkpoint: BaseCheckpoint,
+    lora_settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> PeftConfig:
     """PEFT's configuration of the adapter. Replace this node to train another kind of adapter."""
-    return adapters.lora_config(base_model, base_checkpoint.stable_id, lora_settings)
+    return adapters.lora_config(base_model, base_checkpoint.stable_id, lora_settings, pieces.ids_of(tokenizer))
 
 
 @config.when(start="presaved")

@@ -13,8 +13,8 @@ from hamilton.function_modifiers import cache, config
 from transformers import PreTrainedTokenizerBase
 
 from seqtune import settings
-from seqtune.data import tokens
-from seqtune.models import adapters, loading
+from seqtune.data import lengths, roundtrip, tokens
+from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.settings import DEFAULT
 
@@ -43,8 +43,8 @@ def base_checkpoint__presaved(
 
 
 @cache(behavior="recompute", format="live")
-def tokenizer(base_checkpoint: BaseCheckpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer; one whose ids do not fit the base model is an error."""
+def base_tokenizer(base_checkpoint: BaseCheckpoint) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer; one whose ids do not fit the model is an error."""
     return loading.load_fitting_tokenizer(base_checkpoint)
 
 
@@ -52,6 +52,7 @@ def tokenizer(base_checkpoint: BaseCheckpoint) -> PreTrainedTokenizerBase:
 def tokenization_settings__base(
     versions: dict[str, str],
     input_template: str = DEFAULT.input_template,
+    preserve_characters: bool = DEFAULT.preserve_characters,
     max_source_length: int | None = DEFAULT.max_source_length,
     max_target_length: int | None = DEFAULT.max_target_length,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def tokenization_settings__presaved(
     saved_run: dict[str, Any],
     versions: dict[str, str],
     input_template: str | None = None,
+    preserve_characters: bool | None = None,
     max_source_length: int | None = None,
     max_target_length: int | None = None,
 ) -> dict[str, Any]:
@@ -74,58 +76,122 @@ def tokenization_settings__presaved(
     return {"versions": code, **settings.resolved(manifest, given)}
 
 
-def training_lengths(
+@config.when(start="base")
+def preserved_characters__base(
+    train_set: Dataset, base_tokenizer: PreTrainedTokenizerBase, tokenization_settings: dict[str, Any]
+) -> list[str]:
+    """The characters that are given pieces of their own: those that would be lost, if `preserve_characters` is on."""
+    return roundtrip.characters_to_preserve(train_set, base_tokenizer, tokenization_settings)
+
+
+@config.when(start="presaved")
+@cache(behavior="recompute")
+def preserved_characters__presaved(saved_run: dict[str, Any]) -> list[str]:
+    """The characters that were given pieces of their own when the adapter was trained."""
+    return pieces.saved(saved_run["adapter"])
+
+
+@cache(behavior="recompute", format="live")
+def tokenizer(base_tokenizer: PreTrainedTokenizerBase, preserved_characters: list[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer: the base model's, with pieces for characters that it would lose where that was asked for."""
+    return pieces.with_pieces(base_tokenizer, preserved_characters)
+
+
+def tokenizer_loss(
     train_set: Dataset, tokenizer: PreTrainedTokenizerBase, tokenization_settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Percentiles of the lengths of the training rows (of these alone), in tokens: inputs and targets."""
-    return tokens.measure(train_set, tokenizer, tokenization_settings["input_template"])
+    """What the tokenizer can't give back of the training rows: how many, which characters, examples."""
+    return roundtrip.loss(train_set, tokenizer, tokenization_settings["input_template"])
+
+
+def encoded_train(
+    train_set: Dataset, tokenizer: PreTrainedTokenizerBase, tokenization_settings: dict[str, Any]
+) -> Dataset:
+    """The training set as token ids, not cut."""
+    return tokens.encoded(train_set, tokenizer, tokenization_settings["input_template"])
+
+
+def encoded_validation(
+    validation_sample: Dataset, tokenizer: PreTrainedTokenizerBase, tokenization_settings: dict[str, Any]
+) -> Dataset:
+    """The scored validation rows as token ids, not cut."""
+    return tokens.encoded(validation_sample, tokenizer, tokenization_settings["input_template"])
+
+
+def encoded_hold_out(
+    hold_out_sample: Dataset, tokenizer: PreTrainedTokenizerBase, tokenization_settings: dict[str, Any]
+) -> Dataset:
+    """The scored hold-out rows as token ids, not cut."""
+    return tokens.encoded(hold_out_sample, tokenizer, tokenization_settings["input_template"])
+
+
+def training_lengths(encoded_train: Dataset) -> dict[str, Any]:
+    """Percentiles and histograms of the lengths of the training rows alone, in tokens: inputs and targets."""
+    return lengths.measure(encoded_train)
 
 
 def length_limits(
     training_lengths: dict[str, Any], tokenization_settings: dict[str, Any], base_checkpoint: BaseCheckpoint
 ) -> dict[str, Any]:
     """The longest input and target, in tokens, each with the reason."""
-    return tokens.limits(training_lengths, tokenization_settings, base_checkpoint.path)
+    return lengths.limits(training_lengths, tokenization_settings, base_checkpoint.path)
 
 
 def tokenized_train(
+    encoded_train: Dataset,
     train_set: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     tokenization_settings: dict[str, Any],
     length_limits: dict[str, Any],
 ) -> Dataset:
     """The training set as token ids."""
-    return tokens.tokenized(train_set, tokenizer, tokenization_settings["input_template"], length_limits)
+    template = tokenization_settings["input_template"]
+    return tokens.cut(encoded_train, train_set, tokenizer, template, length_limits)
 
 
 def tokenized_validation(
+    encoded_validation: Dataset,
     validation_sample: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     tokenization_settings: dict[str, Any],
     length_limits: dict[str, Any],
 ) -> Dataset:
     """The scored validation rows as token ids."""
-    return tokens.tokenized(validation_sample, tokenizer, tokenization_settings["input_template"], length_limits)
+    template = tokenization_settings["input_template"]
+    return tokens.cut(encoded_validation, validation_sample, tokenizer, template, length_limits)
 
 
 def tokenized_hold_out(
+    encoded_hold_out: Dataset,
     hold_out_sample: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     tokenization_settings: dict[str, Any],
     length_limits: dict[str, Any],
 ) -> Dataset:
     """The scored hold-out rows as token ids."""
-    return tokens.tokenized(hold_out_sample, tokenizer, tokenization_settings["input_template"], length_limits)
+    template = tokenization_settings["input_template"]
+    return tokens.cut(encoded_hold_out, hold_out_sample, tokenizer, template, length_limits)
 
 
 def cut_rows(
-    train_set: Dataset,
-    validation_sample: Dataset,
-    hold_out_sample: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    tokenization_settings: dict[str, Any],
-    length_limits: dict[str, Any],
+    encoded_train: Dataset, encoded_validation: Dataset, encoded_hold_out: Dataset, length_limits: dict[str, Any]
 ) -> dict[str, Any]:
     """What the limits cut off in each set: rows and tokens, of inputs and of targets. Said aloud where it is any."""
-    sets = {"train": train_set, "validation": validation_sample, "hold_out": hold_out_sample}
-    return tokens.cut_report(sets, tokenizer, tokenization_settings["input_template"], length_limits)
+    sets = {"train": encoded_train, "validation": encoded_validation, "hold_out": encoded_hold_out}
+    return lengths.cut_report(sets, length_limits)
+
+
+def token_findings(
+    training_lengths: dict[str, Any],
+    length_limits: dict[str, Any],
+    cut_rows: dict[str, Any],
+    tokenizer_loss: dict[str, Any],
+    preserved_characters: list[str],
+    encoded_train: Dataset,
+) -> list[dict[str, Any]]:
+    """The checks that need the tokenizer: lengths, and what is lost."""
+    found = [
+        lengths.finding(training_lengths, length_limits, cut_rows, len(encoded_train)),
+        roundtrip.finding(tokenizer_loss, bool(preserved_characters)),
+    ]
+    return [each.as_dict() for each in found]

@@ -22,7 +22,7 @@ from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.ranks import ALONE, Ranks
 from seqtune.engine.state import TrainState
 from seqtune.errors import RunError
-from seqtune.models import adapters, loading
+from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
 
 _ROWS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
@@ -92,8 +92,11 @@ class Job:
             RunError: as `loop.train`; or the base model on this machine is another one.
         """
         device = torch.device(self.device)
-        model = base_model if base_model is not None else loading.load_model(self._found_base(), device)
         config = get_peft_config(dict(self.adapter))
+        model = base_model
+        if model is None:
+            model = loading.load_model(self._found_base(), device)
+            pieces.make_room(model, self.adapter.get("trainable_token_indices") or [])
         with hardware.seeded(self.settings["random_state"], device):
             adapted = adapters.attach(model, config, self.base.stable_id)
             state = loop.train(

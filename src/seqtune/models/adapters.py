@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune.errors import InputError
-from seqtune.models import families, loading
+from seqtune.models import families, loading, pieces
 from seqtune.models.quiet import quiet
 from seqtune.progress import say
 
 
-def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, Any]) -> LoraConfig:
+def lora_config(
+    model: PreTrainedModel, base_model_id: str, settings: dict[str, Any], new_ids: Sequence[int] = ()
+) -> LoraConfig:
     """PEFT's configuration from our knobs of the same names.
+
+    ``new_ids`` are tokens whose embeddings are trained too (`pieces`).
 
     No ``task_type``: PEFT 0.21's wrapper for SEQ_2_SEQ_LM looks for a method that transformers 5 has renamed, so that
     an adapter saved with it can't be loaded by plain PEFT. Without it PEFT forwards every call to the model.
@@ -41,6 +46,7 @@ def lora_config(model: PreTrainedModel, base_model_id: str, settings: dict[str, 
         use_dora=settings["use_dora"],
         use_rslora=settings["use_rslora"],
         bias="none",
+        trainable_token_indices=list(new_ids) or None,
         base_model_name_or_path=base_model_id,
     )
 
@@ -73,6 +79,7 @@ def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all questions and no answers
     tokenizer.save_pretrained(str(folder))
+    pieces.save(tokenizer, folder)
 
 
 def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
@@ -91,7 +98,7 @@ def load(base_model: PreTrainedModel, folder: str | Path) -> PeftModel:
             "Check that it was trained on this base model (--model-id) and that its files are whole.",
         ) from None
     model.requires_grad_(False)
-    return model.to(next(base_model.parameters()).device).eval()
+    return pieces.settled(model).to(next(base_model.parameters()).device).eval()
 
 
 def merged(model: PeftModel) -> PreTrainedModel:

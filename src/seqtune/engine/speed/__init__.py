@@ -43,6 +43,7 @@ from seqtune.engine.speed.norms import fused_norms
 from seqtune.engine.speed.products import fast_fp32_products
 from seqtune.engine.speed.residual import fused_residual
 from seqtune.engine.speed.weights import bf16_weights
+from seqtune.progress import say
 
 __all__ = ["TRICKS", "Dice", "FastPaths", "agrees", "fast_paths", "under_autocast"]
 
@@ -118,6 +119,8 @@ def fast_paths(
         for name in chosen:
             stack.enter_context(ways[name]())
         stop = "head" not in without and can_stop_at_head(inner)
+        if not stop and "head" not in without:
+            say("the output layer is no plain frozen one: its loss is worked out from whole logits, which is slower")
         forward = without_logits(packed) if stop else loss.forward
         yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice)
 

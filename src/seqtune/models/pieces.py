@@ -116,14 +116,17 @@ def _grow(model: PreTrainedModel, layers: Sequence[Any], rows: int) -> None:
 
     (transformers' own ``resize_token_embeddings`` ties the output layer to the embedding where FLAN-T5 has it apart.)
     """
-    before = len(layers[0].weight)
-    grown = {id(each.weight): nn.Parameter(_longer(each.weight, rows)) for each in layers}
-    for module in model.modules():
+    weights = [each.weight for each in layers]  # held, so that no other object gets one of their ids
+    before = len(weights[0])
+    grown = {id(weight): nn.Parameter(_longer(weight, rows)) for weight in weights}
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if id(getattr(module, "weight", None)) in grown:
             module.weight = grown[id(module.weight)]
             setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", rows)
-            if getattr(module, "bias", None) is not None:
-                module.bias = nn.Parameter(_longer(module.bias, rows))
+            beside: Any = getattr(module, "bias", None)
+            if beside is not None:
+                setattr(module, "bias", nn.Parameter(_longer(beside, rows)))  # noqa: B010
     bias: Any = getattr(model, "final_logits_bias", None)  # BART's and Pegasus'
     if bias is not None:
         model.register_buffer("final_logits_bias", _longer(bias[0], rows)[None])
@@ -132,7 +135,7 @@ def _grow(model: PreTrainedModel, layers: Sequence[Any], rows: int) -> None:
             setattr(config, "vocab_size", rows)  # noqa: B010
 
 
-def _longer(weight: torch.Tensor, rows: int) -> torch.Tensor:
+def _longer(weight: Any, rows: int) -> torch.Tensor:
     return torch.cat([weight, weight.new_zeros(rows - len(weight), *weight.shape[1:])])
 
 

@@ -57,6 +57,18 @@ class TestReplacing:
         assert config["r"] == 2
         assert set(config["target_modules"]) == {"wi_0", "wi_1", "wo"}
 
+    @pytest.mark.parametrize("start", ["base", "presaved"])
+    def test_a_node_more(self, start: str, inputs: dict[str, Any], tmp_path: Path):
+        given = inputs
+        if start == "presaved":
+            delivered = seqtune.build_driver().execute(["save_best_models"], inputs=inputs)["save_best_models"]
+            given = {"adapter_path": delivered["path"], "out": str(tmp_path / "again")}
+        driver = seqtune.build_driver({"start": start}, example("my_export"))
+        export_path = tmp_path / "exported"
+        found = driver.execute(["exported_model"], inputs={**given, "export_path": str(export_path)})["exported_model"]
+        assert found["check"]["same"] == found["check"]["rows"] > 0
+        assert (export_path / "model.safetensors").is_file()
+
 
 class TestRefusals:
     def test_unknown_inputs_overrides_and_outputs_all_at_once(self, inputs: dict[str, Any]):

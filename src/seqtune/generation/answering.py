@@ -8,8 +8,6 @@ row the same but slower, and a line says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune.engine import batching, hardware
-from seqtune.engine.speed import linear
 from seqtune.errors import InputError
 from seqtune.generation import blueprint, compiled, plain
 from seqtune.generation.losses import pad_token_id
@@ -138,23 +135,17 @@ class Answerer:
 
     @torch.inference_mode()
     def encode(self, sources: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The encoder's states of each input, [tokens, width]."""
+        """The encoder's states of each input, [tokens, width].
+
+        In fp32 whatever the precision: it is a small part of the work, and what is lost here is lost for every token.
+        """
         batch = batching.collate([{"input_ids": list(source)} for source in sources], self._pad, self.device)
-        encoder = self.model.get_encoder()
-        with ExitStack() as stack:
-            if self.precision == "bf16":
-                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-                stack.enter_context(linear.any_rows(encoder, self._packed))
-            states = encoder(**batch).last_hidden_state
+        states = self.model.get_encoder()(**batch).last_hidden_state
         return [state[: len(source)].float() for state, source in zip(states, sources, strict=True)]
 
     @property
     def _pad(self) -> int:
         return pad_token_id(self.tokenizer)
-
-    @cached_property
-    def _packed(self) -> dict[int, linear.PackedWeight]:
-        return linear.packed_weights(self.model.get_encoder())
 
     def _decoder(self) -> Decoder:
         if self._weights is not None:

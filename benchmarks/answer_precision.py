@@ -1,0 +1,35 @@
+"""ROUGE of a run's answers in fp32 and in bf16, on its own validation and hold-out rows: what bf16 costs.
+
+python benchmarks/answer_precision.py runs/demo [runs/other …]
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import seqtune
+from seqtune import metrics
+
+
+def main() -> None:
+    print("| run | rows | precision | ROUGE-1 | ROUGE-L | chrF | exact match | rows as in fp32 |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|")
+    for path in sys.argv[1:]:
+        run = seqtune.Run(path)
+        for split, rows in run.predictions.items():
+            references = [row["reference"] for row in rows]
+            words, _ = metrics.choose_tokenizer(references)
+            answers: dict[str, list[str]] = {}
+            for precision in ("fp32", "bf16"):
+                model: Any = seqtune.load(path, device_type="cpu")
+                model.settings["answer_precision"] = precision
+                answers[precision] = model.generate([row["input"] for row in rows])
+                scores = metrics.set_scores(answers[precision], references, words)
+                same = sum(a == b for a, b in zip(answers["fp32"], answers[precision], strict=True))
+                shown = " | ".join(f"{scores[name]:.2f}" for name in ("rouge1", "rougeL", "chrf", "exact_match"))
+                print(f"| {run.path.name}, {split} | {len(rows)} | {precision} | {shown} | {same} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ COMMANDS = (
     "finetune",
     "resume",
     "rerun",
+    "sweep",
     "evaluate",
     "compare",
     "runs",

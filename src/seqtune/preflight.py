@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune import run
-from seqtune.data import checks, intake, readers, shares
+from seqtune.data import checks, intake, readers, shards, shares
 from seqtune.errors import InputError, did_you_mean
 from seqtune.models import checkpoint
 from seqtune.settings import DEFAULT, validated
@@ -99,6 +99,9 @@ def check_data(settings: Mapping[str, Any]) -> None:
     for name in ("data_path", "validation_path", "hold_out_path"):
         path = settings[name]
         if path is None:
+            continue
+        if name == "data_path" and settings["streaming"]:
+            shards.files_of(path)
             continue
         source = readers.identify(path, settings["dataset_split"], settings["encoding"])
         if source["kind"] != "file" or source["bytes"] > SMALL:

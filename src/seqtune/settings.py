@@ -61,6 +61,8 @@ class Settings(BaseModel):
     mask: Literal["none", "secrets", "all"] = knob("none", "What to mask in questions and answers before anything is trained: keys that look like secrets; all: e-mail addresses and phone numbers too.", group="data")
     max_samples: int | None = knob(None, "Use only this many rows of data_path, chosen by random_state.", group="data", unit="rows", derived="all", ge=3)
     near_duplicate_threshold: float = knob(0.7, "Questions that share this much of their text (pieces of four characters, Jaccard) are near-duplicates and stay in one set; 1: only the same question does.", group="data", ge=0.5, le=1)
+    streaming: bool = knob(False, "Read the training rows as they are needed, from a folder of Parquet or JSON Lines files; a sample of it is validation and hold-out.", group="data")
+    shuffle_buffer: int = knob(50_000, "With streaming: rows that are held and shuffled together.", group="data", unit="rows", ge=1)
     train_size: float = knob(0.8, "Share of the rows to train on.", group="data", gt=0, lt=1)
     validation_size: float | None = knob(None, "Share of the rows to choose the best adapter by.", group="data", derived="half of what train_size leaves, or all that is left when hold_out_size is given", gt=0, lt=1)
     hold_out_size: float | None = knob(None, "Share of the rows kept for the final score.", group="data", derived="half of what train_size leaves, or all that is left when validation_size is given", gt=0, lt=1)

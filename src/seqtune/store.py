@@ -94,6 +94,7 @@ def made_of(
     precision: str,
     device: torch.device,
     versions: Mapping[str, str],
+    stream: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a run must be made of to be the same run: plain values under the names that a person knows.
 
@@ -106,11 +107,14 @@ def made_of(
         precision: of training.
         device: of training.
         versions: as `versions`.
+        stream: of `streaming.plan`, where the training rows are streamed.
     """
     adapter = {name: value for name, value in config.to_dict().items() if name not in _NOT_OF_THE_ADAPTER}
     machine = hardware.describe(device)
+    streamed = {"streamed rows": json.dumps(stream, sort_keys=True, default=str)} if stream is not None else {}
     return {
         **{f"{split} rows": _rows_sha256(data) for split, data in rows.items()},
+        **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in streamed.items()},
         "base model": f"{base_checkpoint.stable_id} (sha256 {base_checkpoint.sha256})",
         "tokenizer": type(tokenizer).__name__ + f", {len(tokenizer):,} pieces",
         **{f"adapter's {name}": _plain(value) for name, value in sorted(adapter.items())},

@@ -397,7 +397,7 @@ def test_the_comparison_would_notice(setup: Setup, tmp_path: Path, monkeypatch: 
             values["scheduler"] = {}
             values["optimizer"] = optimizer.state_dict()["param_groups"]
         elif left_out == "cursor":
-            values["state"]["batch"] = 0
+            values["state"]["place"] = []
         else:
             values["state"]["best_loss"] = 0.0
         whole(dataclasses.replace(taken, tensors=tensors, values=values), model, optimizer, scheduler, now)

@@ -24,6 +24,7 @@ ORDER = (
     "finetune",
     "resume",
     "rerun",
+    "sweep",
     "evaluate",
     "compare",
     "runs",

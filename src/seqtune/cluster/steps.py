@@ -12,6 +12,7 @@ from seqtune.driver import build_driver
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.job import Job, plain_config
 from seqtune.engine.state import TrainState
+from seqtune.errors import InputError
 from seqtune.generation import pad_token_id
 from seqtune.run import TrainedAdapter
 
@@ -41,6 +42,8 @@ class Halves:
     def job(self) -> Job:
         """The training that the first half has prepared."""
         found = self.found
+        if found["training_stream"] is not None:
+            raise InputError("streaming = yes   rows are streamed by one process alone", mend="Leave it out.")
         sets = {"training": found["tokenized_train"], "validation": found["tokenized_validation"]}
         precision = found["compute_precision"]["value"]
         return Job(

@@ -62,6 +62,7 @@ DIVIDING = (
     "hold_out_size",
     "random_state",
     "near_duplicate_threshold",
+    "streaming",
 )
 
 #: What runs had that do not say: they were divided by the same question alone.

@@ -13,7 +13,7 @@ from hamilton.function_modifiers import cache, config, extract_fields
 
 import seqtune.caching  # noqa: F401  (fingerprints: without them Hamilton's cache would mix up models)
 from seqtune import checking, run, settings, store
-from seqtune.data import checks, division, intake, readers, split_numbers
+from seqtune.data import checks, division, intake, readers, split_numbers, streaming
 from seqtune.data.groups import Groups
 from seqtune.progress import warn
 from seqtune.settings import DEFAULT
@@ -50,6 +50,8 @@ def data_settings__base(
     values_as_text: bool = DEFAULT.values_as_text,
     mask: Literal["none", "secrets", "all"] = DEFAULT.mask,
     max_samples: int | None = DEFAULT.max_samples,
+    streaming: bool = DEFAULT.streaming,
+    shuffle_buffer: int = DEFAULT.shuffle_buffer,
     near_duplicate_threshold: float = DEFAULT.near_duplicate_threshold,
     train_size: float = DEFAULT.train_size,
     validation_size: float | None = DEFAULT.validation_size,
@@ -77,6 +79,8 @@ def data_settings__presaved(
     values_as_text: bool | None = None,
     mask: Literal["none", "secrets", "all"] | None = None,
     max_samples: int | None = None,
+    streaming: bool | None = None,
+    shuffle_buffer: int | None = None,
     near_duplicate_threshold: float | None = None,
     train_size: float | None = None,
     validation_size: float | None = None,
@@ -96,12 +100,23 @@ def data_sources(data_settings: dict[str, Any]) -> dict[str, Any]:
     """Which files the rows come from: path, format, size and SHA-256 of each."""
     paths = {name: data_settings.get(f"{name}_path") for name in division.FILES}
     how = data_settings["dataset_split"], data_settings["encoding"]
-    return {name: readers.identify(path, *how) for name, path in paths.items() if path is not None}
+    return {
+        name: streaming.identify(path)
+        if name == "data" and data_settings["streaming"]
+        else readers.identify(path, *how)
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def raw_rows(data_sources: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
-    """The rows of each file as they stand in it."""
-    return {name: readers.read(source, data_settings["dataset_split"]) for name, source in data_sources.items()}
+    """The rows of each file as they stand in it; of a folder that is streamed, a sample."""
+    return {
+        name: streaming.sample(source, data_settings["random_state"])
+        if source["kind"] == "shards"
+        else readers.read(source, data_settings["dataset_split"])
+        for name, source in data_sources.items()
+    }
 
 
 def row_problems(

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqtune import run, settings, store
 from seqtune.caching import Deferred
 from seqtune.data import tokens
+from seqtune.data.streaming import Stream
 from seqtune.engine import hardware, loop
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
@@ -191,6 +192,7 @@ def trained_adapter__base(
     device: torch.device,
     versions: dict[str, str],
     checkpoints: Checkpoints,
+    training_stream: dict[str, Any] | None,
     work_dir: str | None = DEFAULT.work_dir,
 ) -> TrainedAdapter:
     """The adapter, fitted; of all its states the one with the lowest validation loss. The base model is left alone."""
@@ -205,6 +207,7 @@ def trained_adapter__base(
             precision=compute_precision["value"],
             pad_token_id=pad_token_id(tokenizer),
             checkpoints=checkpoints,
+            stream=Stream(training_stream, tokenizer) if training_stream is not None else None,
             made_of=store.made_of(
                 {"training": tokenized_train, "validation": tokenized_validation},
                 base_checkpoint,
@@ -214,6 +217,7 @@ def trained_adapter__base(
                 compute_precision["value"],
                 device,
                 versions,
+                training_stream,
             ),
         )
     return store.keep(model, tokenizer, base_checkpoint, state, work_dir)

@@ -13,7 +13,7 @@ from hamilton.function_modifiers import cache, config
 from transformers import PreTrainedTokenizerBase
 
 from seqtune import settings
-from seqtune.data import lengths, roundtrip, tokens
+from seqtune.data import lengths, roundtrip, streaming, tokens
 from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.settings import DEFAULT
@@ -171,6 +171,24 @@ def tokenized_hold_out(
     """The scored hold-out rows as token ids."""
     template = tokenization_settings["input_template"]
     return tokens.cut(encoded_hold_out, hold_out_sample, tokenizer, template, length_limits)
+
+
+@config.when(start="base")
+@cache(behavior="recompute")
+def training_stream__base(
+    data_sources: dict[str, Any],
+    data_settings: dict[str, Any],
+    tokenization_settings: dict[str, Any],
+    length_limits: dict[str, Any],
+    validation_set: Dataset,
+    hold_out_set: Dataset,
+) -> dict[str, Any] | None:
+    """With `streaming`: where the training rows come from, and which questions are kept away; else None."""
+    if not data_settings["streaming"]:
+        return None
+    kept_away = {"validation": validation_set, "hold_out": hold_out_set}
+    template = tokenization_settings["input_template"]
+    return streaming.plan(data_sources["data"], data_settings, template, length_limits, kept_away)
 
 
 def cut_rows(

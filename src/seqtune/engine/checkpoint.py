@@ -34,7 +34,7 @@ from seqtune.errors import InputError, RunError
 from seqtune.progress import say, warn
 
 #: Of the layout; one that is unknown counts as damaged.
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 #: Checkpoints that are kept: the newest, and the one before for the case that the newest is damaged.

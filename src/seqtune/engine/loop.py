@@ -26,6 +26,7 @@ from transformers import get_scheduler
 
 from seqtune.engine import batching, loss, memory, speed
 from seqtune.engine.checkpoint import Checkpoints
+from seqtune.engine.feeding import Feed, Table
 from seqtune.engine.ranks import ALONE, Ranks
 from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, packed, restore, snapshot, unpacked
 from seqtune.engine.stopping import finishing_the_step
@@ -92,6 +93,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     made_of: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
+    stream: Feed | None = None,
 ) -> TrainState:
     """Fit the adapter; leave the best one, by validation loss, in the model.
 
@@ -111,6 +113,7 @@ def train(
         made_of: what a run that goes on must have been made of too.
         ranks: who trains with us; all call this with the same rows and settings, and end with the same state. The first
             alone keeps checkpoints.
+        stream: gives the rows of the steps, where they do not fit in memory; ``train_rows`` are then a sample of them.
 
     Raises:
         RunError: the loss or the gradient is not a number; named with its step and rows, before the optimizer uses it.
@@ -120,19 +123,20 @@ def train(
     fast = settings["engine"] == "fast"
     checkpoints = (checkpoints if ranks.first else None) or Checkpoints()
     made_of = {**(made_of or {}), "ranks": ranks.size}
-    plan = Plan.of(len(train_rows), settings)
+    plan = Plan.of(stream.rows if stream is not None else len(train_rows), settings)
     state = TrainState()
     say(
         f"training: {plan.total_steps} steps of {plan.rows_per_step} rows ({plan.steps_per_epoch} an epoch), "
         f"{plan.warmup_steps} of them warm-up; validation loss every {plan.eval_steps} "
         f"({'given' if settings['eval_steps'] else f'half an epoch, at most {MAX_EVALUATIONS} times a run'})"
     )
-    grouped = is_grouped(plan, settings)
+    grouped = is_grouped(plan, settings) and stream is None
     if grouped:
         reason = "given" if settings["group_by_length"] else f"{GROUPED_FROM:,} steps and more"
         say(f"batches of rows of like length ({reason})")
     mean_targets = sum(len(row["labels"]) for row in train_rows) / plan.steps_per_epoch
-    lengths = [(len(row["labels"]), len(row["input_ids"])) for row in train_rows]
+    window_steps = batching.window_steps(plan.steps_per_epoch) if grouped else 1
+    feed = stream if stream is not None else Table(train_rows, settings["random_state"], window_steps)
     on_cpu = fast and device.type == "cpu"
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a second run in this process may differ in precision
@@ -162,22 +166,23 @@ def train(
         show(state.log, model)
         prepared.train()
 
-    def gradient(rows: list[int]) -> float:
+    def gradient(rows: Rows) -> float:
         """Our part of the mean loss of a step's rows; its gradient is in the adapter's weights."""
-        share = batching.shares(rows, lengths, ranks.size)[ranks.rank]
+        lengths = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
+        share = batching.shares(range(len(rows)), lengths, ranks.size)[ranks.rank]
         while True:
             most = state.rows_per_pass or settings["per_device_train_batch_size"]
             passes = batching.micro_batches(share, most)
             if on_cpu:
-                passes = [few for part in passes for few in batching.by_budget(part, train_rows)]
-            targets = sum(lengths[row][0] for row in rows)  # of all ranks
+                passes = [few for part in passes for few in batching.by_budget(part, rows)]
+            targets = sum(target for target, _ in lengths)  # of all ranks
             # Steps of short rows have fewer tokens than those of long ones: each token weighs the same in an epoch.
             weight = targets / mean_targets if grouped else 1.0
             step_loss, part = 0.0, []
             ranks.reseed(settings["random_state"], state.step)
             try:
                 for number, part in enumerate(passes):
-                    batch = batching.collate([train_rows[row] for row in part], pad_token_id, device)
+                    batch = batching.collate([rows[row] for row in part], pad_token_id, device)
                     paths.dice.begin(state.step, number)
                     mean_nll = paths.forward(prepared, batch).sum() / targets
                     accelerator.backward(mean_nll * weight)
@@ -188,7 +193,7 @@ def train(
                     raise
             batch = mean_nll = None  # whatever the pass still holds goes before anything else is tried
             optimizer.zero_grad()
-            few = [train_rows[row] for row in part]
+            few = [rows[row] for row in part]
             if not settings["auto_batch"] or len(few) == 1:
                 needed = memory.needed_by(prepared, few, train_rows, pad_token_id, paths.forward)
                 raise memory.out_of_memory(state.step + 1, few, most, needed)
@@ -220,36 +225,29 @@ def train(
             state.log.append({"step": 0, "epoch": 0.0})
             measure()
         while state.step < plan.total_steps and not state.stopped_early:
-            order = batching.epoch_order(
-                lengths,
-                plan.rows_per_step,
-                seed=settings["random_state"],
-                epoch=state.epoch,
-                window_steps=batching.window_steps(plan.steps_per_epoch) if grouped else 1,
-            )
-            for index, rows in enumerate(order[state.batch :], start=state.batch):
+            for numbers, rows, place in feed.steps(state.epoch, state.place, plan.rows_per_step):
                 started = time.perf_counter()
                 step_loss = gradient(rows)
                 (step_loss,) = ranks.sum(step_loss)
                 ranks.sum_gradients(adapter)
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan
-                _refuse_nan(state.step + 1, step_loss, grad_norm, rows, checkpoints.newest_step)
+                _refuse_nan(state.step + 1, step_loss, grad_norm, numbers, checkpoints.newest_step)
                 learning_rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
 
-                tokens = sum(sum(lengths[row]) for row in rows)
+                tokens = sum(len(row["labels"]) + len(row["input_ids"]) for row in rows)
                 seconds = time.perf_counter() - started
                 state.step += 1
-                state.batch = index + 1
+                state.place = place
                 state.tokens += tokens
                 state.seconds += seconds
                 state.log.append(
                     {
                         "step": state.step,
-                        "epoch": round(state.epoch + (index + 1) / len(order), 4),
+                        "epoch": round(state.epoch + (state.step - state.epoch_began) / plan.steps_per_epoch, 4),
                         "loss": step_loss,
                         "learning_rate": learning_rate,
                         "grad_norm": grad_norm,
@@ -283,7 +281,7 @@ def train(
                 if ended:
                     break
             else:
-                state.epoch, state.batch = state.epoch + 1, 0
+                state.epoch, state.place, state.epoch_began = state.epoch + 1, [], state.step
 
     if state.best_step == 0:
         warn("training never lowered the validation loss: the adapter that is delivered is the untrained one")

@@ -19,13 +19,14 @@ from torch import Tensor
 class TrainState:
     """Everything that the loop changes, besides the model, the optimizer and the random generators.
 
-    ``epoch`` and ``batch`` are the place in the data: ``batch`` steps of the epoch are behind us. ``rows_per_pass`` is
-    the limit that want of memory has set (`auto_batch`); 0 where there is none.
+    ``epoch`` and ``place`` (of `feeding`) are where we are in the data; the epoch began behind step ``epoch_began``.
+    ``rows_per_pass`` is the limit that want of memory has set (`auto_batch`); 0 where there is none.
     """
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0
+    place: list[int] = field(default_factory=list)
+    epoch_began: int = 0
     rows_per_pass: int = 0
     tokens: int = 0
     seconds: float = 0.0

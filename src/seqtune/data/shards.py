@@ -1,0 +1,198 @@
+"""A folder of Parquet or JSON Lines files, too large to be read at once: what is in it, piece by piece.
+
+A piece is a row group of a Parquet file, or `LINES` lines of JSON Lines. Where they begin is found in one pass over the
+files, which also takes their digest; it is a few numbers for each piece, so that ten million rows are a megabyte.
+
+Not covered: packed JSON Lines (nobody can begin to read in the middle of them), CSV, folders in folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqtune.errors import InputError
+
+#: Lines of a piece of JSON Lines.
+LINES = 1000
+
+SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that are read together.
+
+    Attributes:
+        path: of the file.
+        first: number of its first row among all rows of the folder, from 0.
+        rows: how many.
+        at: the row group; or the byte at which the lines begin.
+        size: bytes of the lines; 0 for a row group.
+    """
+
+    path: str
+    first: int
+    rows: int
+    at: int
+    size: int = 0
+
+
+def files_of(folder: str | Path) -> list[Path]:
+    """The shards of a folder, by name.
+
+    Raises:
+        InputError: no folder, no shard in it, or of both kinds.
+    """
+    folder = Path(folder)
+    expected = "Expected a folder of Parquet (.parquet) or JSON Lines (.jsonl) files."
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no folder of shards", mend=f"{expected} One file is read without --streaming.")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    kinds = {SUFFIXES[path.suffix.lower()] for path in found}
+    if len(kinds) != 1:
+        what = "files of both kinds" if kinds else "no shard"
+        names = [path.name for path in sorted(folder.iterdir())[:5]]
+        raise InputError(f"{folder}: {what}", [f"found: {', '.join(names) or 'nothing'}"], expected)
+    return found
+
+
+def identify(folder: str) -> dict[str, Any]:
+    """What the folder holds, as a record of JSON values.
+
+    Returns:
+        ``path``, ``kind`` "shards", ``format``, ``files``, ``rows``, ``bytes`` and ``sha256`` over names and contents.
+
+    Raises:
+        InputError: as `files_of`; or a file can't be read.
+    """
+    files, digest, size = files_of(folder), hashlib.sha256(), 0
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        size += path.stat().st_size
+    rows = sum(piece.rows for piece in pieces(folder))
+    if not rows:
+        raise InputError(f"{folder}: no rows in {len(files)} files")
+    return {
+        "path": folder,
+        "kind": "shards",
+        "format": SUFFIXES[files[0].suffix.lower()],
+        "files": len(files),
+        "rows": rows,
+        "bytes": size,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def pieces(folder: str) -> list[Piece]:
+    """All pieces of the folder, in order.
+
+    Raises:
+        InputError: a file is no Parquet.
+    """
+    found: list[Piece] = []
+    first = 0
+    for path in files_of(folder):
+        cut = _row_groups(path) if SUFFIXES[path.suffix.lower()] == "parquet" else _lines(path)
+        for at, size, rows in cut:
+            if rows:
+                found.append(Piece(str(path), first, rows, at, size))
+                first += rows
+    return found
+
+
+def read(piece: Piece) -> list[dict[str, Any]]:
+    """The rows of one piece.
+
+    Raises:
+        InputError: a line is no JSON object, named with its file; or the file has changed meanwhile.
+    """
+    if piece.size == 0:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(piece.path) as file:
+            return file.read_row_group(piece.at).to_pylist()
+    with Path(piece.path).open("rb") as file:
+        file.seek(piece.at)
+        content = file.read(piece.size)
+    rows = []
+    for line in content.split(b"\n"):
+        if line.strip():
+            rows.append(_row(line, piece))
+    if len(rows) != piece.rows:
+        raise InputError(f"{piece.path}: changed since it was first looked at", mend="Start again.")
+    return rows
+
+
+def sample(folder: str, rows: int, seed: int) -> list[dict[str, Any]]:
+    """About so many rows, in whole pieces drawn from all over the folder."""
+    found: list[dict[str, Any]] = []
+    for piece in shuffled(pieces(folder), seed, -1):
+        if len(found) >= rows:
+            break
+        found += read(piece)
+    return found[:rows]
+
+
+def shuffled(all_pieces: list[Piece], seed: int, epoch: int) -> list[Piece]:
+    """The pieces in the order of this epoch."""
+    order = list(all_pieces)
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    return order
+
+
+def windows(order: list[Piece], rows: int) -> Iterator[list[Piece]]:
+    """The pieces that are held and shuffled together: as many as have so many rows, one at least."""
+    window: list[Piece] = []
+    for piece in order:
+        window.append(piece)
+        if sum(each.rows for each in window) >= rows:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _row(line: bytes, piece: Piece) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, Mapping):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:
+        shown = line[:60].decode("utf-8", "replace")
+        raise InputError(f"{piece.path}: a line is no JSON object ({error})", [f"found: {shown}"]) from None
+    return dict(row)
+
+
+def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: can't be read as Parquet", [str(error).splitlines()[0][:200]]) from None
+    for index in range(metadata.num_row_groups):
+        yield index, 0, metadata.row_group(index).num_rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(byte, bytes, rows) of each `LINES` lines; blank lines are no rows."""
+    begin = place = lines = rows = 0
+    with path.open("rb") as file:
+        for line in file:
+            place += len(line)
+            lines += 1
+            rows += not line.isspace()
+            if lines == LINES:
+                yield begin, place - begin, rows
+                begin, lines, rows = place, 0, 0
+    if lines:
+        yield begin, place - begin, rows

@@ -68,7 +68,7 @@ def options(name: str) -> dict[str, click.Option]:
 @pytest.mark.parametrize(
     ("name", "beside", "without"),
     [
-        ("finetune", {"config", "as_json", "live"}, {"adapter_path", "checkpoints_path"}),
+        ("finetune", {"config", "as_json", "live", "on", "workers"}, {"adapter_path", "checkpoints_path"}),
         ("demo", {"as_json", "live"}, {"adapter_path", "checkpoints_path", "data_path"}),
     ],
 )
@@ -98,7 +98,7 @@ def test_evaluate_takes_what_the_dataflow_takes_that_starts_from_an_adapter() ->
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path, rows_file: Path, monkeypatch: Any) -> None:
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(cli.training, "_tune", lambda values, as_json: seen.append(values))
+    monkeypatch.setattr(cli.training, "_tune", lambda values, *_, **__: seen.append(values))
     (tmp_path / "a.yaml").write_text(
         f"data_path: {rows_file}\nlearning_rate: 5e-3\nlora_r: 4\nuse_dora: yes\nuse_rslora: no\n"
     )

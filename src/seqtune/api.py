@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import claim, generation, picture, run
-from seqtune.cluster import launched
+from seqtune.cluster import launched, on_ray
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
@@ -32,7 +32,9 @@ from seqtune.settings import DEFAULT, knobs, validated
 CHUNK = 256
 
 
-def finetune(data_path: str | Path, *, live: bool = False, **settings: Any) -> Run:
+def finetune(
+    data_path: str | Path, *, on: str | None = None, workers: int | None = None, live: bool = False, **settings: Any
+) -> Run:
     """Tune a model on a question–answer file and score it against the base model.
 
     A run that was stopped goes on where it was when it is started again with the same ``out`` (without one, with the
@@ -40,6 +42,8 @@ def finetune(data_path: str | Path, *, live: bool = False, **settings: Any) -> R
 
     Args:
         data_path: the file.
+        on: where to train: None here, ``ray`` on a Ray that is started here, ``ray://HOST:PORT`` on that cluster.
+        workers: with ``on``: how many; one for each GPU, or for each machine, unless given.
         live: serve the report's page on this machine while it trains (`seqtune.live`); its address is said. What comes
             out is the same.
         **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
@@ -52,6 +56,11 @@ def finetune(data_path: str | Path, *, live: bool = False, **settings: Any) -> R
         RunError: training or delivery failed; nothing was delivered.
     """
     given = validated({"data_path": str(data_path), **settings})
+    on_ray.check(on, workers)
+    if on is not None:
+        if live:
+            raise InputError("live: has no use with --on", mend="Leave one of them out.")
+        return _finetuned(given, lambda inputs: on_ray.delivered(inputs, on, workers))
     with timed():
         if launched.several():
             if live:

@@ -9,8 +9,28 @@ Heavy imports stand inside the commands: ``--help`` and errors must not wait for
 kind; importing it adds them to the group. `app.ORDER` is the order in the help.
 """
 
-from seqtune.cli import asking, checking, comparing, exporting, serving, showing, sweeping, training  # each adds its commands
+from seqtune.cli import (
+    asking,
+    checking,
+    comparing,
+    exporting,
+    serving,
+    showing,
+    sweeping,
+    training,
+)  # each adds its commands
 from seqtune.cli.app import seqtune
 from seqtune.cli.ending import main
 
-__all__ = ["asking", "checking", "comparing", "exporting", "main", "seqtune", "serving", "showing", "sweeping", "training"]
+__all__ = [
+    "asking",
+    "checking",
+    "comparing",
+    "exporting",
+    "main",
+    "seqtune",
+    "serving",
+    "showing",
+    "sweeping",
+    "training",
+]

@@ -66,8 +66,10 @@ def evaluate(ctx: click.Context, run: str | None, config: str | None, as_json: b
     [knob for knob in knobs().values() if knob.name in PREDICT_KNOBS],
     {name: "the run's own" for name in PREDICT_KNOBS if name != "device_type"},
 )
+@click.option("--on", metavar="ray[://…]", help="Answer on a Ray cluster: ray starts one here, ray://HOST:PORT is one.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --on: how many.  [default: one a GPU, or a machine]")
 @click.pass_context
-def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
+def predict(ctx: click.Context, run: str, file: str, on: str | None, workers: int | None, **_: Any) -> None:
     """Answer questions with a tuned model, as JSON Lines.
 
     FILE is of any kind that `finetune` reads, or text with a question a line (.txt); - is standard input: a JSON
@@ -87,6 +89,13 @@ def predict(ctx: click.Context, run: str, file: str, **_: Any) -> None:
     quiet_libraries()
     # Into a pipe, answers and errors alone; a person is told of the device and of a download.
     with terminal.display(notes=sys.stderr.isatty(), live=file != "-" and not sys.stdout.isatty()):
+        if on is not None or workers is not None:
+            from seqtune import batch
+
+            values["batch_size"] = values.pop("per_device_eval_batch_size", None)
+            for text, output in batch.answers(run, list(texts), on or "", workers, **values):
+                print_text(terminal.as_json({"input": text, "output": output}))
+            return
         from seqtune import api
 
         model = api.load(run, **{name: values.pop(name) for name in ("device_type", "model_id") if name in values})

@@ -21,11 +21,22 @@ from seqtune.settings import knobs
 @seqtune.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE", required=False)
 @options_of(but("adapter_path", "checkpoints_path"), {"data_path": "FILE"})
+@click.option("--on", metavar="ray[://…]", help="Train on a Ray cluster: ray starts one here, ray://HOST:PORT is one.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --on: how many.  [default: one a GPU, or a machine]")
 @config_option
 @live_option
 @json_option
 @click.pass_context
-def finetune(ctx: click.Context, file: str | None, config: str | None, live: bool, as_json: bool, **_: Any) -> None:
+def finetune(
+    ctx: click.Context,
+    file: str | None,
+    on: str | None,
+    workers: int | None,
+    config: str | None,
+    live: bool,
+    as_json: bool,
+    **_: Any,
+) -> None:
     """Tune a model on FILE and score it against the base model.
 
     FILE is JSON, JSON Lines, CSV, TSV or Parquet, a saved dataset folder, or a dataset id of the Hugging Face hub.
@@ -39,7 +50,7 @@ def finetune(ctx: click.Context, file: str | None, config: str | None, live: boo
     values = given(ctx, config, file)
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
-    _tune(values, as_json, live)
+    _tune(values, as_json, live, on=on, workers=workers)
 
 
 @seqtune.command()
@@ -120,7 +131,7 @@ def demo(ctx: click.Context, live: bool, as_json: bool, **_: Any) -> None:
         terminal.show_answers(example.three_answers(run.predictions["hold_out"]))
 
 
-def _tune(values: dict[str, Any], as_json: bool, live: bool) -> Any:
+def _tune(values: dict[str, Any], as_json: bool, live: bool, **where: Any) -> Any:
     """Check, train, deliver and show; returns the `Run`."""
     if live and as_json:
         raise click.UsageError("--live is for people and --json for programs: give one of them.")
@@ -141,7 +152,7 @@ def _tune(values: dict[str, Any], as_json: bool, live: bool) -> Any:
         with terminal.display(notes=not as_json, live=not as_json):
             from seqtune import api
 
-            run = api.finetune(**values, live=live)
+            run = api.finetune(**values, live=live, **where)
     except Stopped as stop:
         stop.text = f"stopped; {claim.how_to_go_on(values['out'])}"
         raise

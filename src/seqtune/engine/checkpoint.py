@@ -160,11 +160,11 @@ class Checkpoints:
                 mend="Free some space and start the same command again: it goes on from the checkpoint before.",
             ) from None
 
-    def newest(self, made_of: dict[str, Any]) -> Snapshot | None:
+    def newest(self, made_of: dict[str, Any] | None) -> Snapshot | None:
         """The newest whole checkpoint; damaged ones are named in a warning and passed over.
 
         Args:
-            made_of: what the run is made of now.
+            made_of: what the run is made of now; None: nothing goes on from it, so that it does not matter.
 
         Returns:
             None where there is none. ``values["changes"]`` lists what has changed and was allowed.
@@ -181,8 +181,9 @@ class Checkpoints:
                 warn(f"{place}: damaged ({error}); it is not used")
                 place.replace(place.with_name(f"damaged-{place.name}"))  # or it would count as one that is kept
                 continue
-            taken.values["changes"] = self._compared(before, made_of, place)
-            say(f"going on from step {taken.step} ({place})")
+            if made_of is not None:
+                taken.values["changes"] = self._compared(before, made_of, place)
+                say(f"going on from step {taken.step} ({place})")
             return taken
         return None
 

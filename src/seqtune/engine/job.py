@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from peft import PeftConfig, PeftModel, get_peft_config
+from peft import PeftConfig, PeftModel, get_peft_config, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from seqtune.engine import hardware, loop
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.ranks import ALONE, Ranks
-from seqtune.engine.state import TrainState
+from seqtune.engine.state import Snapshot, TrainState, best_of
 from seqtune.errors import RunError
 from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
@@ -112,6 +112,14 @@ class Job:
                 ranks=ranks,
             )
         return adapted, state
+
+    def finished(self, taken: Snapshot, base_model: PreTrainedModel) -> tuple[PeftModel, TrainState]:
+        """The best adapter and what training measured, from the checkpoint at the end of a training done elsewhere."""
+        model = adapters.attach(base_model, get_peft_config(dict(self.adapter)), self.base.stable_id)
+        state = TrainState(**taken.values["state"])
+        state.best_adapter = best_of(taken)
+        set_peft_model_state_dict(model, state.best_adapter)
+        return model.eval(), state
 
     def _found_base(self) -> BaseCheckpoint:
         """The base model on this machine."""

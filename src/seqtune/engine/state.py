@@ -80,6 +80,11 @@ def snapshot(model: PeftModel, optimizer: torch.optim.Optimizer, scheduler: Any,
     return Snapshot(state.step, kept, values)
 
 
+def best_of(taken: Snapshot) -> dict[str, Tensor]:
+    """The best adapter of a snapshot."""
+    return _of(taken, "best")
+
+
 def restore(
     taken: Snapshot, model: PeftModel, optimizer: torch.optim.Optimizer, scheduler: Any, state: TrainState
 ) -> None:

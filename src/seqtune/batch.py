@@ -1,0 +1,114 @@
+"""Answers to a file of questions by a Ray cluster: `seqtune predict RUN FILE --on ray`.
+
+Ray Data hands rows to workers that hold the model, and hands them out again where a worker is lost. Each row has a
+number, so that one that was answered twice is given once, and one that was not answered is missed. The first half of
+this file runs here, the second in the process that talks to Ray (`cluster.ray_driver`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqtune import run as runs
+from seqtune.cluster import on_ray
+from seqtune.errors import RunError
+from seqtune.progress import advance
+
+#: Rows that a worker takes at a time: enough to sort by length, few enough that losing them costs little.
+ROWS = 256
+
+
+def answers(
+    run: str | Path, texts: Sequence[str], on: str, workers: int | None = None, **knobs: Any
+) -> Iterator[tuple[str, str]]:
+    """(text, answer) for each of the texts, in their order, each once.
+
+    Args:
+        run: the run directory, where all machines of the cluster see it.
+        texts: as for `api.TunedModel.generate`.
+        on: ``ray``, or ``ray://HOST:PORT``.
+        workers: how many; one for each GPU, or for each machine, unless given.
+        **knobs: ``device_type``, ``model_id``, ``batch_size``, and those of `generate`.
+
+    Raises:
+        InputError: Ray is not installed, or no such address.
+        RunError: the cluster is gone, or has left a row out.
+    """
+    on_ray.check(on, workers)
+    with tempfile.TemporaryDirectory(prefix="seqtune-") as folder:
+        questions = Path(folder) / "questions.jsonl"
+        runs.write_jsonl(questions, ({"row": row, "input": text} for row, text in enumerate(texts)))
+        told = {
+            "run": str(Path(run).absolute()),
+            "questions": str(questions),
+            "knobs": knobs,
+            "mend": "Start the same command again.",
+        }
+        waiting: dict[int, str] = {}
+        given = 0
+        for line in on_ray.lines_of("seqtune.batch", on, workers, told, Path(folder) / on_ray.LOG):
+            if line["what"] != "answer" or line["row"] < given:
+                continue
+            waiting[line["row"]] = line["output"]
+            advance("the cluster answers", given + len(waiting), len(texts), "rows")
+            while given in waiting:
+                yield texts[given], waiting.pop(given)
+                given += 1
+    if given < len(texts):
+        raise RunError(f"the cluster has left {len(texts) - given:,} of {len(texts):,} rows without an answer")
+
+
+class Answering:
+    """What a worker holds: the model; called with a batch of rows."""
+
+    def __init__(self, told: dict[str, Any], threads: int):
+        import torch
+
+        from seqtune import api
+
+        torch.set_num_threads(threads)
+        self.knobs = dict(told["knobs"])
+        where = {name: self.knobs.pop(name) for name in ("device_type", "model_id") if name in self.knobs}
+        self.model = api.load(told["run"], **where)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Numbers of the rows, and answers."""
+        texts = [str(text) for text in batch["input"]]
+        return {"row": batch["row"], "output": self.model.generate(texts, **self.knobs)}
+
+
+def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
+    """In the process that talks to Ray."""
+    import ray.data
+
+    from seqtune.cluster import ray_driver
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    rows = runs.read_jsonl(Path(told["questions"]))
+    gpu = told["knobs"].get("device_type") == "cuda"
+    try:
+        answered = ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // ROWS))).map_batches(
+            Answering,
+            fn_constructor_args=(told, cpus),
+            batch_size=ROWS,
+            compute=ray.data.ActorPoolStrategy(size=number),
+            num_cpus=cpus,
+            num_gpus=1 if gpu else None,
+        )
+        for row in answered.iter_rows():
+            ray_driver.tell("answer", row=int(row["row"]), output=str(row["output"]))
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError("answering on Ray failed", [reason[-1][:200]], told["mend"]) from None
+
+
+if __name__ == "__main__":
+    from seqtune.batch import _answer as work  # by its module's name, under which the workers find it
+    from seqtune.cluster import ray_driver
+
+    ray_driver.run(work)

@@ -1,0 +1,141 @@
+"""The process that talks to Ray: told what to do on standard input, it tells what happens on standard output.
+
+A line is a JSON object: ``{"what": "progress" | "say" | "warn" | "answer" | "failed" | "end", …}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.queue import Empty, Queue
+
+from seqtune.errors import RunError, SeqtuneError
+
+#: Bytes of the object store of a Ray that is started here: what goes through it is a training set's token ids.
+OBJECT_STORE = 150 * 2**20
+
+#: Standard output as it was.
+_lines = sys.stdout
+
+#: Times that training is started again after a worker was lost.
+RESTARTS = 5
+
+
+def tell(what: str, **more: Any) -> None:
+    """A line for whoever started us."""
+    _lines.write(json.dumps({"what": what, **more}) + "\n")
+    _lines.flush()
+
+
+def run(work: Callable[[dict[str, Any], int, int], None]) -> None:
+    """Read what to do, do it, say how it ended.
+
+    Args:
+        work: what to do: given what was told, the number of workers and the threads of each.
+    """
+    global _lines
+    told = json.loads(sys.stdin.buffer.read())
+    _lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # Ray and its libraries print to standard output too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _connect(told["on"])
+        work(told, *_workers(told))
+    except SeqtuneError as error:
+        tell("failed", headline=error.headline, details=error.details, mend=error.mend)
+        sys.exit(1)
+    finally:
+        ray.shutdown()
+    tell("end")
+
+
+def _connect(on: str) -> None:
+    quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
+    try:
+        if on == "ray":
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        else:
+            ray.init(address=on, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(
+            f"{on}: no Ray cluster can be reached", [reason], "Check the address, or leave it out."
+        ) from None
+
+
+def _workers(told: dict[str, Any]) -> tuple[int, int]:
+    """How many, and the CPUs of each: those of a machine, shared by the workers on it."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    number = told["workers"] or (gpus if told.get("gpu") and gpus else len(nodes))
+    cpus = int(min(node.get("CPU", 1) for node in nodes))
+    return number, max(1, cpus // -(-number // len(nodes)))
+
+
+def _train(told: dict[str, Any], number: int, cpus: int) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from seqtune.cluster.ray_worker import train
+
+    tell("say", text=f"Ray: {number} {'worker' if number == 1 else 'workers'} with {cpus} threads each")
+    queue = Queue(actor_options={"num_cpus": 0})
+    done, failures = threading.Event(), list[dict[str, Any]]()
+    listener = threading.Thread(target=_hear, args=(queue, done, failures), daemon=True)
+    listener.start()
+    with open(told["job"], "rb") as file:  # noqa: PTH123
+        job = ray.put(file.read())
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={**told, "job": job, "queue": queue, "threads": cpus},
+        scaling_config=ScalingConfig(
+            num_workers=number,
+            use_gpu=told["gpu"],
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if told["gpu"] else {})},
+        ),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if told["gpu"] else "gloo"),
+        run_config=RunConfig(
+            name="train",
+            storage_path=os.path.join(told["checkpoints"], "ray"),  # noqa: PTH118
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        mend = "The checkpoint is kept: the same command goes on, with --on ray or without it."
+        raise RunError("training on Ray failed", [reason[-1][:200]], mend) from None
+    finally:
+        done.set()
+        listener.join(10)
+    if failures:
+        raise RunError(failures[0]["headline"], failures[0]["details"], failures[0]["mend"])
+
+
+def _hear(queue: Queue, done: threading.Event, failures: list[dict[str, Any]]) -> None:
+    """Pass on what the workers say."""
+    while True:
+        try:
+            line = queue.get(timeout=0.2)
+        except Empty:
+            if done.is_set():
+                return
+            continue
+        except Exception:  # the cluster is going down; whoever waits for the training learns why
+            return
+        if line["what"] == "failed":
+            failures.append(line)
+        else:
+            tell(**line)
+
+
+if __name__ == "__main__":
+    run(_train)

@@ -1,0 +1,63 @@
+"""What a worker of Ray Train does: the training of a job, as one of its ranks. Ray has brought the ranks together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seqtune.errors import InputError, RunError, SeqtuneError
+
+
+def train(told: dict[str, Any]) -> None:
+    """Train, and say how far it is; called in each worker, anew after one was lost."""
+    import ray
+    import torch
+    from ray.train import get_context
+
+    from seqtune import progress
+    from seqtune.engine.checkpoint import Checkpoints
+    from seqtune.engine.job import Job
+    from seqtune.engine.ranks import RankGoneError, Ranks
+    from seqtune.run import INPUTS
+
+    context = get_context()
+    ranks, queue = Ranks(context.get_world_rank(), context.get_world_size()), told["queue"]
+    torch.set_num_threads(told["threads"])
+    job = Job.of_bytes(ray.get(told["job"]))
+    folder = Path(told["checkpoints"])
+
+    class Speaking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            queue.put({"what": "warn" if record.levelno >= logging.WARNING else "say", "text": record.getMessage()})
+
+    logger = logging.getLogger("seqtune")
+    logger.setLevel(logging.INFO if ranks.first else logging.ERROR)
+    logger.handlers = [Speaking()]
+    try:
+        if ranks.first and not (folder / INPUTS).is_file():
+            raise InputError(
+                f"{folder}: the first worker can't see it",
+                mend="Choose an --out on a file system that all machines of the cluster share.",
+            )
+        kept = Checkpoints(folder, told["save_steps"], told["save_minutes"], told["allow_changed"])
+        heard = {"last": 0.0}
+
+        def report(seen: progress.Progress) -> None:
+            import time
+
+            now = time.monotonic()
+            if ranks.first and (now - heard["last"] > 0.1 or seen.done == seen.total):
+                heard["last"] = now
+                queue.put({"what": "progress", **asdict(seen)})
+
+        with progress.listening(report):
+            job.train(ranks, kept)
+    except RankGoneError:
+        raise  # Ray starts all of them again
+    except SeqtuneError as error:  # another start would end the same way
+        told_why = {"headline": error.headline, "details": error.details, "mend": error.mend}
+        queue.put({"what": "failed", **told_why})
+        if not isinstance(error, (RunError, InputError)):
+            raise

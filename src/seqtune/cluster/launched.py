@@ -1,8 +1,7 @@
-"""Under `torchrun` or `accelerate launch`: the first process runs the dataflow, the others train with it.
+"""Under `torchrun`: the first process runs the dataflow, the others train with it.
 
 ```sh
 torchrun --nproc-per-node 2 -m seqtune finetune support.json --out runs/support
-accelerate launch --cpu --num_processes 2 -m seqtune finetune support.json --out runs/support
 ```
 
 The others wait for a message: a training to join, or the end of the run.

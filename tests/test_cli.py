@@ -294,13 +294,11 @@ def test_predict_hands_on_the_base_model(
     command: Callable, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqtune import api
-
-    class Echo:
-        def stream(self, texts: Any, **_: Any) -> Any:
-            return ((text, text) for text in texts)
+    from seqtune.predicting import filling
 
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(api, "load", lambda path, **given: calls.append(given) or Echo())
+    monkeypatch.setattr(api, "load", lambda path, **given: calls.append(given))
+    monkeypatch.setattr(filling, "answered", lambda model, texts, total, **_: ((text, text) for text in texts))
     for given in ((), ("--model-id", "someone/moved", "--device-type", "cpu")):
         assert command("predict", run_dir, "-", *given, stdin=b"How?\n")[0] == 0
     assert calls == [{}, {"model_id": "someone/moved", "device_type": "cpu"}]

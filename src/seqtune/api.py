@@ -195,7 +195,8 @@ def load(path: str | Path, device_type: str = DEFAULT.device_type, model_id: str
     base_model = loading.load_model(checkpoint, hardware.choose_device(device_type))
     pieces.make_room(base_model, pieces.ids_of(tokenizer))
     settings = (saved["manifest"] or {}).get("settings", {})
-    return TunedModel(adapters.load(base_model, saved["adapter"]), tokenizer, settings)
+    identity = {"adapter": run.adapter_sha256(Path(saved["adapter"])), "base": checkpoint.sha256}
+    return TunedModel(adapters.load(base_model, saved["adapter"]), tokenizer, settings, identity)
 
 
 class TunedModel:
@@ -205,11 +206,17 @@ class TunedModel:
         model: base and adapter; or a base, to compare with.
         tokenizer: of the base model.
         settings: of the run; the defaults where it has none.
+        identity: digests of what it was loaded from.
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: dict[str, Any],
+        identity: dict[str, str] | None = None,
     ):
+        self.identity = identity or {}
         self.model = model
         self.tokenizer = tokenizer
         self.settings = {**DEFAULT.model_dump(), **settings}

@@ -124,6 +124,21 @@ def latest() -> str:
     return _latest.get()
 
 
+@contextmanager
+def part_of(before: int, total: int) -> Iterator[None]:
+    """Inside the block reports count from ``before``, of ``total`` units: it is a part of something longer."""
+    outer = _listener.get()
+    if outer is None or not total:
+        yield
+        return
+
+    def shifted(report: Progress) -> None:
+        outer(Progress(report.stage, before + report.done, total, report.unit, report.figures))
+
+    with listening(shifted):
+        yield
+
+
 def say(text: str) -> None:
     """State a decision or a fact about the run, with its reason."""
     if not _silent.get():

@@ -62,6 +62,13 @@ def evaluate(ctx: click.Context, run: str | None, config: str | None, as_json: b
 @seqtune.command()
 @click.argument("run", metavar="RUN")
 @click.argument("file", metavar="FILE|-")
+@click.option(
+    "--output", metavar="FILE", help="Write to FILE (.jsonl, .csv, .tsv, .parquet), with the rows' other columns."
+)
+@click.option(
+    "--answer-key", metavar="TEXT", default="output", show_default=True, help="Column of the answers in --output."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file that is at --output.")
 @options_of(
     [knob for knob in knobs().values() if knob.name in PREDICT_KNOBS],
     {name: "the run's own" for name in PREDICT_KNOBS if name != "device_type"},
@@ -69,37 +76,71 @@ def evaluate(ctx: click.Context, run: str | None, config: str | None, as_json: b
 @click.option("--on", metavar="ray[://…]", help="Answer on a Ray cluster: ray starts one here, ray://HOST:PORT is one.")
 @click.option("--workers", type=click.IntRange(min=1), help="With --on: how many.  [default: one a GPU, or a machine]")
 @click.pass_context
-def predict(ctx: click.Context, run: str, file: str, on: str | None, workers: int | None, **_: Any) -> None:
-    """Answer questions with a tuned model, as JSON Lines.
+def predict(
+    ctx: click.Context,
+    run: str,
+    file: str,
+    output: str | None,
+    answer_key: str,
+    overwrite: bool,
+    on: str | None,
+    workers: int | None,
+    **_: Any,
+) -> None:
+    """Answer questions with a tuned model.
 
     FILE is of any kind that `finetune` reads, or text with a question a line (.txt); - is standard input: a JSON
-    object, a JSON string or a plain question a line. Each answer is a line {"input": ..., "output": ...}.
+    object, a JSON string or a plain question a line. Each answer is a line {"input": ..., "output": ...}; or with
+    --output a row of that file. Files of any length take the same memory. A prediction into a file that was stopped
+    goes on when the same command is given again.
 
     \b
       seqtune predict runs/support questions.jsonl > answers.jsonl
+      seqtune predict runs/support questions.csv --output answers.csv
       echo "How do I reset it?" | seqtune predict runs/support -
     """
     values = given(ctx)
+    if output is not None and file == "-":
+        raise click.UsageError("--output takes a FILE that can be read again; - goes to standard output.", ctx)
+    if output is not None and (on is not None or workers is not None):
+        raise click.UsageError("--on writes to standard output; leave --output out.", ctx)
     from seqtune import preflight, questions, terminal
+    from seqtune.predicting import writers
+    from seqtune.predicting.columns import Columns
 
     saved = (preflight.check_saved(run)["manifest"] or {}).get("settings", {})
     key = values.pop("input_text_key", None) or saved.get("input_text_key") or knobs()["input_text_key"].default
-    texts = questions.read(file, key)
     preflight.check_model(values.get("model_id"))
+    columns = Columns()
+    found = None
+    if output is not None:
+        writers.check(output, overwrite)
+    if file != "-":
+        found = questions.look_through(file, key, columns.see if output is not None else lambda row: None)
     quiet_libraries()
     # Into a pipe, answers and errors alone; a person is told of the device and of a download.
-    with terminal.display(notes=sys.stderr.isatty(), live=file != "-" and not sys.stdout.isatty()):
+    seen = sys.stderr.isatty()
+    live = file != "-" and (output is not None or not sys.stdout.isatty())
+    with terminal.display(notes=seen or output is not None, live=live):
+        texts = questions.read("-", key) if found is None else (text for text, _ in found.rows())
         if on is not None or workers is not None:
             from seqtune import batch
 
             values["batch_size"] = values.pop("per_device_eval_batch_size", None)
-            for text, output in batch.answers(run, list(texts), on or "", workers, **values):
-                print_text(terminal.as_json({"input": text, "output": output}))
+            for text, answer in batch.answers(run, list(texts), on or "", workers, **values):
+                print_text(terminal.as_json({"input": text, "output": answer}))
             return
         from seqtune import api
+        from seqtune.predicting import filling
 
         model = api.load(run, **{name: values.pop(name) for name in ("device_type", "model_id") if name in values})
         batch_size = values.pop("per_device_eval_batch_size", None)
+        if output is not None and found is not None:
+            filling.to_file(
+                model, found, columns, output, answer_key=answer_key, tell=not seen, batch_size=batch_size, **values
+            )
+            return
         ahead = 1 if file == "-" and sys.stdin.isatty() else api.CHUNK
-        for text, output in model.stream(texts, chunk=ahead, batch_size=batch_size, **values):
-            print_text(terminal.as_json({"input": text, "output": output}))
+        total = found.total if found is not None else None
+        for text, answer in filling.answered(model, texts, total, chunk=ahead, batch_size=batch_size, **values):
+            print_text(terminal.as_json({"input": text, "output": answer}))

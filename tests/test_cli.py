@@ -31,6 +31,7 @@ COMMANDS = (
     "runs",
     "report",
     "predict",
+    "chat",
     "serve",
     "export",
     "demo",

@@ -30,6 +30,7 @@ ORDER = (
     "runs",
     "report",
     "predict",
+    "chat",
     "serve",
     "export",
     "demo",

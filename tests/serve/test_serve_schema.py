@@ -24,7 +24,6 @@ def guarded(shelf: Any) -> Iterator[Served]:
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
 def test_every_answer_meets_the_document(guarded: Served, mode: GenerationMode):
-    """benchmarks/schema.py does the same for longer, with all that schemathesis can do."""
     document = guarded.ask("/openapi.json")[2]
     config = SchemathesisConfig.from_dict({"base-url": guarded.url, "headers": {"Authorization": f"Bearer {KEY}"}})
     # A model that is not there is answered by 404, as it should be: names that are there make for deeper tests.

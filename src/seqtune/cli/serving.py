@@ -32,10 +32,11 @@ NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 @options_of([knobs()["device_type"]])
 @click.pass_context
 def chat(ctx: click.Context, run: str, compare: bool, save_to: str, device_type: str | None) -> None:
-    """Ask a tuned model in the terminal; answers come as they are written.
+    """Ask a tuned model in the terminal.
 
-    Each question stands for itself: that is what the model was tuned on. /save keeps a corrected pair in a file that
-    `finetune` reads, /undo takes it out again, /again draws another answer, /help lists them all.
+    Answers come as they are written. Each question stands for itself: that is what the model was tuned on. /save keeps
+    a corrected pair in a file that `finetune` reads, /undo takes it out again, /again draws another answer, /help lists
+    them all.
 
     \b
       seqtune chat runs/support --compare

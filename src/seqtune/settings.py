@@ -84,6 +84,7 @@ class Settings(BaseModel):
     target_modules: str | None = knob(None, "Modules to adapt, separated by commas (q,v), or all-linear.", group="finetuning", derived="query and value projections of the attention", min_length=1)
     use_dora: bool = knob(False, "Weight-decomposed LoRA (DoRA).", group="finetuning")
     use_rslora: bool = knob(False, "Rank-stabilised LoRA.", group="finetuning")
+    seeds: int = knob(1, "Train this many times, with random_state and the seeds after it: the spread of training itself counts in the verdict. The first adapter is kept.", group="finetuning", unit="trainings", ge=1, le=100)
     num_train_epochs: float = knob(3.0, "Passes over the training rows.", group="finetuning", unit="epochs", gt=0)
     max_steps: int | None = knob(None, "Optimizer steps; overrides num_train_epochs.", group="finetuning", unit="steps", derived="from num_train_epochs", ge=1)
     minutes: float | None = knob(None, "Fit the whole run into this time: a rehearsal finds out how many steps do; never more than num_train_epochs.", group="finetuning", unit="minutes", derived="as long as it takes", gt=0)

@@ -108,6 +108,7 @@ def manifest(
     guard_rails: dict[str, Any],
     forgetting: dict[str, Any],
     signatures: dict[str, str],
+    seeds_table: list[dict[str, Any]],
     verdict: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of ``run.json``: settings, data, base model, versions, training, metrics and verdict."""
@@ -120,7 +121,13 @@ def manifest(
         versions=versions,
         machine=hardware.describe(device),
         metrics={"validation": validation_set_metrics, "hold_out": hold_out_set_metrics},
-        found={"lifts": lifts, "guard_rails": guard_rails, "forgetting": forgetting, "signatures": signatures},
+        found={
+            "lifts": lifts,
+            "guard_rails": guard_rails,
+            "forgetting": forgetting,
+            "signatures": signatures,
+            "seeds": seeds_table,
+        },
         verdict=verdict,
     )
 

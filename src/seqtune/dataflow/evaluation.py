@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from datasets import Dataset
 from hamilton.function_modifiers import config
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import general, generation, metrics, scoring, settings
+from seqtune import general, generation, metrics, scoring, seeding, settings
+from seqtune.engine.checkpoint import Checkpoints
+from seqtune.models.loading import BaseCheckpoint
 from seqtune.progress import say
+from seqtune.run import TrainedAdapter
 from seqtune.settings import DEFAULT
 
 
@@ -235,14 +239,88 @@ def forgetting(
     return general.compared(base_model, finetuned_model, tokenizer, evaluation_settings["per_device_eval_batch_size"])
 
 
+@config.when(start="base")
+def other_seeds__base(
+    trained_adapter: TrainedAdapter,
+    base_model: PreTrainedModel,
+    base_checkpoint: BaseCheckpoint,
+    lora_config: PeftConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenized_train: Dataset,
+    tokenized_validation: Dataset,
+    tokenized_hold_out: Dataset,
+    hold_out_sample: Dataset,
+    base_model_on_hold_out_set: dict[str, list],
+    training_settings: dict[str, Any],
+    evaluation_settings: dict[str, Any],
+    rouge_words: dict[str, Any],
+    compute_precision: dict[str, str],
+    device: torch.device,
+    versions: dict[str, str],
+    checkpoints: Checkpoints,
+) -> list[dict[str, Any]]:
+    """The same training with the seeds after the first (`seeds`): each one's ``seed`` and hold-out ``predictions``.
+
+    It waits for the run's own adapter, which is never put at risk by another training.
+    """
+    rows = {"training": tokenized_train, "validation": tokenized_validation, "hold_out": tokenized_hold_out}
+    found = []
+    for seed in seeding.others(training_settings):
+        answers = seeding.answers(
+            seed,
+            base_model,
+            base_checkpoint,
+            lora_config,
+            tokenizer,
+            rows,
+            hold_out_sample,
+            training_settings,
+            evaluation_settings,
+            compute_precision["value"],
+            device,
+            versions,
+            checkpoints,
+        )
+        predictions = scoring.prediction_rows(
+            hold_out_sample, base_model_on_hold_out_set, answers, rouge_words["value"]
+        )
+        found.append({"seed": seed, "predictions": predictions})
+    return found
+
+
+@config.when(start="presaved")
+def other_seeds__presaved() -> list[dict[str, Any]]:
+    """None: the adapters of other seeds are not kept."""
+    return []
+
+
+def seeds_table(
+    other_seeds: list[dict[str, Any]],
+    hold_out_set_metrics: dict[str, dict[str, float]],
+    evaluation_settings: dict[str, Any],
+    rouge_words: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """For each seed its metrics on the hold-out rows; empty where there is one seed."""
+    if not other_seeds:
+        return []
+    first = evaluation_settings["random_state"]
+    return seeding.table(first, hold_out_set_metrics, other_seeds, rouge_words["value"])
+
+
 def verdict(
-    hold_out_set_predictions: list[dict[str, Any]], hold_out_unseen: bool, evaluation_settings: dict[str, Any]
+    hold_out_set_predictions: list[dict[str, Any]],
+    other_seeds: list[dict[str, Any]],
+    hold_out_unseen: bool,
+    evaluation_settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Is the tuned model better than the base on the hold-out rows? The lift, its interval and a word."""
-    found = scoring.verdict(
-        hold_out_set_predictions,
-        "hold_out",
-        evaluation_settings["bootstrap_samples"],
-        evaluation_settings["random_state"],
-    )
+    """Is the tuned model better than the base on the hold-out rows? The lift, its interval and a word.
+
+    Where several seeds were trained, the interval is that of their mean, over rows and seeds.
+    """
+    samples, seed = evaluation_settings["bootstrap_samples"], evaluation_settings["random_state"]
+    if other_seeds:
+        predictions = [each["predictions"] for each in other_seeds]
+        found = seeding.verdict(hold_out_set_predictions, predictions, samples, seed)
+    else:
+        found = scoring.verdict(hold_out_set_predictions, "hold_out", samples, seed)
     return {**found, "unseen": hold_out_unseen}

@@ -62,6 +62,7 @@ def training_knobs__base(
     per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
     engine: Literal["fast", "reference"] = DEFAULT.engine,
     group_by_length: bool | None = DEFAULT.group_by_length,
+    seeds: int = DEFAULT.seeds,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
     """How to train, as it was asked for."""

@@ -1,19 +1,23 @@
-"""A hub on the loopback interface: as much of the Hugging Face hub's protocol as it takes to download from it.
+"""A hub on the loopback interface: as much of the Hugging Face hub's protocol as downloads and uploads take.
 
 Models and data sets are folders. ``huggingface_hub`` reads ``HF_ENDPOINT`` when it is imported, so the code under test
 runs in a process of its own with `HubServer.environment`.
 
-Not covered: uploads, log-in, Xet, pagination, revisions other than ``main`` and the one commit.
+What is uploaded lands in `HubServer.uploaded`.
+
+Not covered: log-in beyond a token's presence, Xet, pagination, other revisions than ``main`` and the one commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -27,6 +31,8 @@ class HubServer:
 
     Attributes:
         requests: what was asked for, ``"GET /team/tiny/resolve/main/config.json"``, in order.
+        created: repositories that were made, ``{"team/new": {"visibility": "private"}}``.
+        uploaded: files by repository and name, ``{"team/new": {"README.md": b"..."}}``.
     """
 
     def __init__(
@@ -39,6 +45,9 @@ class HubServer:
         self.repositories |= {("datasets", name): Path(folder) for name, folder in (datasets or {}).items()}
         self.gated = gated
         self.requests: list[str] = []
+        self.created: dict[str, dict[str, Any]] = {}
+        self.uploaded: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
 
@@ -86,8 +95,72 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self._answer()
+        body = self._body()
+        path = unquote(urlsplit(self.path).path)
+        parts = path.strip("/").split("/")
+        takes = path in ("/api/repos/create", "/api/validate-yaml") or {"preupload", "commit", "lfs"} & set(parts)
+        if not takes:
+            return self._answer()
+        self.hub.requests.append(f"POST {path}")
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if not self.headers.get("Authorization", "").startswith("Bearer "):
+            return self._refuse(401, "Unauthorized", "Invalid username or password.")
+        if path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = "/".join(part for part in (wanted.get("organization") or "me", wanted["name"]) if part)
+            if name in self.hub.gated:
+                return self._refuse(403, "Forbidden", "You don't have the rights")
+            self.hub.created[name] = wanted
+            self.hub.uploaded.setdefault(name, {})
+            return self._json({"url": f"{self.hub.url}/{name}", "name": name})
+        if parts[-3:] == ["lfs", "objects", "batch"]:
+            found = [
+                {
+                    "oid": each["oid"],
+                    "size": each["size"],
+                    "actions": {"upload": {"href": f"{self.hub.url}/put/{each['oid']}"}},
+                }
+                for each in json.loads(body)["objects"]
+            ]
+            return self._json({"transfer": "basic", "objects": found})
+        name = "/".join(parts[2:4])
+        if parts[4] == "preupload":
+            kinds = [
+                {
+                    "path": each["path"],
+                    "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for each in json.loads(body)["files"]
+            ]
+            return self._json({"files": kinds})
+        for line in body.splitlines():
+            each = json.loads(line)
+            value = each["value"]
+            if each["key"] == "file":
+                self.hub.uploaded[name][value["path"]] = base64.b64decode(value["content"])
+            elif each["key"] == "lfsFile":
+                self.hub.uploaded[name][value["path"]] = self.hub.objects[value["oid"]]
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True})
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        self.hub.objects[self.path.rpartition("/")[2]] = body
+        self._send(200, b"", {})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _json(self, content: Any) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -31,6 +31,7 @@ COMMANDS = (
     "runs",
     "report",
     "predict",
+    "push",
     "chat",
     "serve",
     "export",

@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from seqtune import run
+from seqtune import card, run
 from seqtune.data import intake
 from seqtune.models import adapters
 from seqtune.models.loading import BaseCheckpoint
@@ -132,6 +132,7 @@ def deliver(
         warn(f"{wanted} is already there: the run is written to {place}")
     with run.publishing(place, overwrite) as folder:
         shutil.copytree(adapter.path, folder / run.ADAPTER)
+        (folder / run.ADAPTER / card.NAME).write_text(card.render(manifest), encoding="utf-8")
         for split, rows in predictions.items():
             run.write_jsonl(folder / run.PREDICTIONS / f"{split}.jsonl", map(dict, rows))
         if adapter.log is not None:

@@ -30,6 +30,7 @@ ORDER = (
     "runs",
     "report",
     "predict",
+    "push",
     "chat",
     "serve",
     "export",

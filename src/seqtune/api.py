@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import claim, generation, picture, run
+from seqtune import claim, generation, picture, run, tracking
 from seqtune.cluster import launched, on_ray
 from seqtune.data import tokens
 from seqtune.driver import build_driver
@@ -33,7 +34,13 @@ CHUNK = 256
 
 
 def finetune(
-    data_path: str | Path, *, on: str | None = None, workers: int | None = None, live: bool = False, **settings: Any
+    data_path: str | Path,
+    *,
+    on: str | None = None,
+    workers: int | None = None,
+    live: bool = False,
+    track: str | None = None,
+    **settings: Any,
 ) -> Run:
     """Tune a model on a question–answer file and score it against the base model.
 
@@ -46,6 +53,7 @@ def finetune(
         workers: with ``on``: how many; one for each GPU, or for each machine, unless given.
         live: serve the report's page on this machine while it trains (`seqtune.live`); its address is said. What comes
             out is the same.
+        track: follow the training with ``tensorboard``, ``mlflow``, ``wandb`` or ``trackio`` (`seqtune.tracking`).
         **settings: any knob of `seqtune.settings`; `seqtune inputs` lists them.
 
     Returns:
@@ -66,27 +74,32 @@ def finetune(
             if live:
                 warn("--live follows one process: of several it shows nothing")
             return Run(launched.run(lambda execute: _finetuned(given, execute).path))
-        return _finetuned(given, _executed_live if live else _executed)
+        return _finetuned(given, _executed_live if live else _executed, track)
 
 
-def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:
+def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path], track: str | None = None) -> Run:
     """`finetune`, with the dataflow run by ``execute``: in this process, or with others."""
     finished = claim.finished(given)
     if finished is not None:
         return finished
+    if track is not None:
+        tracking.check(track)
     values = check(given)
     values["out"] = claim.place(values)
     with claim.claimed(values["out"], given) as folder:
-        return _delivered({**values, "checkpoints_path": str(folder)}, execute)
+        follow = tracking.tracked(track, values["out"], given) if track is not None else nullcontext()
+        with follow:
+            return _delivered({**values, "checkpoints_path": str(folder)}, execute)
 
 
-def resume(path: str | Path, *, allow_changed: bool = False, live: bool = False) -> Run:
+def resume(path: str | Path, *, allow_changed: bool = False, live: bool = False, track: str | None = None) -> Run:
     """Go on with a run that was stopped; a finished run is returned as it is.
 
     Args:
         path: its directory.
         allow_changed: as the knob.
         live: as of `finetune`.
+        track: as of `finetune`.
 
     Raises:
         InputError: no run was stopped there, or its data, base model or settings are no longer the same.
@@ -94,7 +107,7 @@ def resume(path: str | Path, *, allow_changed: bool = False, live: bool = False)
     """
     if run.is_finished(Path(path)):
         return Run(path)
-    return finetune(**{**claim.inputs_of(path), "allow_changed": allow_changed}, live=live)
+    return finetune(**{**claim.inputs_of(path), "allow_changed": allow_changed}, live=live, track=track)
 
 
 def rerun(path: str | Path) -> dict[str, Any]:

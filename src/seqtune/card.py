@@ -107,11 +107,12 @@ def _verdict(manifest: Mapping[str, Any], base: str) -> str:
     return made + (f"\n\n**Verdict:** {_plain(str(sentence))}" if sentence else "")
 
 
-def _scores(manifest: Mapping[str, Any]) -> str:
+def score_rows(manifest: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The heading and the rows of the table of scores on the hold-out rows, as text."""
     lifts = (manifest.get("lifts") or {}).get("hold_out") or {}
     scores = (manifest.get("metrics") or {}).get("hold_out") or {}
     base, tuned = scores.get("base") or {}, scores.get("tuned") or {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in [*(n for n in tuned if n not in LESS_IS_BETTER), *(n for n in LESS_IS_BETTER if n in tuned)]:
         if isinstance(tuned[name], int | float) and isinstance(base.get(name), int | float):
             lift = lifts.get(name)
@@ -120,12 +121,16 @@ def _scores(manifest: Mapping[str, Any]) -> str:
                 change += f" ({lift['low']:+.2f} to {lift['high']:+.2f})"
             label = str(METRIC_LABELS.get(name, name)) + (" (less is better)" if name in LESS_IS_BETTER else "")
             rows.append((_plain(label), f"{base[name]:.2f}", f"{tuned[name]:.2f}", change))
+    return ("metric, hold-out rows", "base", "tuned", "difference (95 % interval)"), rows
+
+
+def _scores(manifest: Mapping[str, Any]) -> str:
+    heading, rows = score_rows(manifest)
     if not rows:
         return ""
     signatures = (manifest.get("signatures") or {}).values()
     notes = "".join(f"\n\nsacrebleu: `{_code(str(each))}`" for each in signatures)
-    table = _table(("metric, hold-out rows", "base", "tuned", "difference (95 % interval)"), rows)
-    return f"## Scores\n\n{table}{notes}"
+    return f"## Scores\n\n{table(heading, rows)}{notes}"
 
 
 def _watched(manifest: Mapping[str, Any]) -> str:
@@ -136,7 +141,7 @@ def _watched(manifest: Mapping[str, Any]) -> str:
     lines = []
     if tuned.get("rows"):
         rows = [(text, str(base.get(name, "–")), str(tuned.get(name, "–"))) for name, text in FLAGS.items()]
-        lines.append(_table((f"of {tuned['rows']} hold-out answers", "base", "tuned"), rows))
+        lines.append(table((f"of {tuned['rows']} hold-out answers", "base", "tuned"), rows))
     general = manifest.get("forgetting") or {}
     if general.get("base") and general.get("tuned"):
         lines.append(
@@ -189,10 +194,11 @@ def _training(manifest: Mapping[str, Any]) -> str:
     took = ""
     if training.get("steps"):
         took = f"{training['steps']} steps, the best by validation loss at step {training['best_step']}. "
-    return f"## Training\n\n{took}Made with {with_}.\n\n" + _table(("setting", "value"), rows)
+    return f"## Training\n\n{took}Made with {with_}.\n\n" + table(("setting", "value"), rows)
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

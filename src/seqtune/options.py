@@ -99,3 +99,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 live_option = click.option(
     "--live", is_flag=True, help="Serve the report's page on this machine while it trains; its address is said."
 )
+track_option = click.option(
+    "--track",
+    type=click.Choice(["tensorboard", "mlflow", "wandb", "trackio"]),
+    help="Follow the training with a tracker; docs/trackers.md tells where its files lie.",
+)

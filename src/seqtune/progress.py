@@ -64,8 +64,15 @@ def overhearing(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Show every training inside the block to ``watcher``, which must leave log and model as they are."""
-    token = _watcher.set(watcher)
+    """Show every training inside the block to ``watcher`` too, which must leave log and model as they are."""
+    before = _watcher.get()
+
+    def both(log: Sequence[dict[str, Any]], model: Any) -> None:
+        if before is not None:
+            before(log, model)
+        watcher(log, model)
+
+    token = _watcher.set(both)
     try:
         yield
     finally:

@@ -14,7 +14,16 @@ from seqtune.cli.ending import Stopped
 from seqtune.cli.printing import print_text, show_run
 from seqtune.demo import SETTINGS as DEMO_SETTINGS
 from seqtune.errors import SeqtuneError
-from seqtune.options import GroupedCommand, but, config_option, given, json_option, live_option, options_of
+from seqtune.options import (
+    GroupedCommand,
+    but,
+    config_option,
+    given,
+    json_option,
+    live_option,
+    options_of,
+    track_option,
+)
 from seqtune.settings import knobs
 
 
@@ -25,6 +34,7 @@ from seqtune.settings import knobs
 @click.option("--workers", type=click.IntRange(min=1), help="With --on: how many.  [default: one a GPU, or a machine]")
 @config_option
 @live_option
+@track_option
 @json_option
 @click.pass_context
 def finetune(
@@ -34,6 +44,7 @@ def finetune(
     workers: int | None,
     config: str | None,
     live: bool,
+    track: str | None,
     as_json: bool,
     **_: Any,
 ) -> None:
@@ -50,16 +61,17 @@ def finetune(
     values = given(ctx, config, file)
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
-    _tune(values, as_json, live, on=on, workers=workers)
+    _tune(values, as_json, live, track=track, on=on, workers=workers)
 
 
 @seqtune.command()
 @click.argument("run", metavar="RUN")
 @options_of([knobs()["allow_changed"]])
 @live_option
+@track_option
 @json_option
 @click.pass_context
-def resume(ctx: click.Context, run: str, live: bool, as_json: bool, **_: Any) -> None:
+def resume(ctx: click.Context, run: str, live: bool, track: str | None, as_json: bool, **_: Any) -> None:
     """Go on with a run that was stopped or killed.
 
     RUN is its directory. On the same machine and versions the result is that of a run that was never stopped, bit for
@@ -74,7 +86,7 @@ def resume(ctx: click.Context, run: str, live: bool, as_json: bool, **_: Any) ->
     if is_finished(Path(run)):
         show_run(Run(run), as_json)
         return
-    _tune({**claim.inputs_of(run), **given(ctx)}, as_json, live)
+    _tune({**claim.inputs_of(run), **given(ctx)}, as_json, live, track=track)
 
 
 @seqtune.command()

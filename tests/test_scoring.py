@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
+import seqtune
 from seqtune import scoring
+from seqtune.data import checks
 
 
 def answers(predictions: list[str], references: list[str], nll: float = 2.0) -> dict[str, list]:
@@ -94,3 +97,39 @@ def test_guard_rails_of_rows():
     assert rows[0]["flags"] == {"base": ["empty"], "tuned": ["repeats_itself", "at_limit"]}
     found = scoring.guard_rails(rows)
     assert (found["base"]["empty"], found["tuned"]["at_limit"], found["tuned"]["memorised_right"]) == (1, 1, 1)
+
+
+def test_a_list_of_answers_is_one_row_of_training_and_several_references(tiny_t5, tmp_path):
+    rows = [{"question": f"q{n}?", "reply": [f"first {n}", f"second {n}"] if n % 2 else f"only {n}"} for n in range(30)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    run = seqtune.finetune(
+        tmp_path / "rows.json",
+        model_id=str(tiny_t5),
+        max_steps=2,
+        max_new_tokens=4,
+        out=tmp_path / "run",
+        train_size=0.5,
+    )
+    assert sum(run.manifest["data"]["splits"].values()) == 30, "a list is one row, in one set"
+    found = [row for split in run.predictions.values() for row in split]
+    for row in found:
+        number = row["input"].strip("q?")
+        several = [f"first {number}", f"second {number}"] if int(number) % 2 else None
+        assert row.get("references") == several
+        assert row["reference"] == (several[0] if several else f"only {number}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ([], "is an empty list"),
+        (["a", ""], "is empty in place 2"),
+        (["a", 7], "is a number in place 2"),
+        ([["a"]], "is a list"),
+    ],
+)
+def test_a_list_of_answers_with_something_else_in_it(reply, found):
+    (problem,) = checks.check_rows([{"question": "q", "reply": reply}], "question", "reply")
+    assert problem.what.startswith(found)
+    (problem,) = checks.check_rows([{"question": ["q"], "reply": "a"}], "question", "reply")
+    assert problem.what == "is a list"

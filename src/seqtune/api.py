@@ -66,13 +66,16 @@ def finetune(
     given = validated({"data_path": str(data_path), **settings})
     on_ray.check(on, workers)
     if on is not None:
-        if live:
-            raise InputError("live: has no use with --on", mend="Leave one of them out.")
+        if live or track:
+            name = "live" if live else "track"
+            raise InputError(f"{name}: has no use with --on", mend="Leave one of them out.")
         return _finetuned(given, lambda inputs: on_ray.delivered(inputs, on, workers))
     with timed():
         if launched.several():
             if live:
                 warn("--live follows one process: of several it shows nothing")
+            if track:
+                warn("--track follows one process: of several it keeps nothing")
             return Run(launched.run(lambda execute: _finetuned(given, execute).path))
         return _finetuned(given, _executed_live if live else _executed, track)
 

@@ -138,7 +138,10 @@ def prediction_rows(
 
 def all_references(sample: Dataset) -> list[list[str]]:
     """For each row every answer that counts as right: its own, and those of the rows that ask the same question."""
-    own = [[reference] for reference in sample["reference"]]
+    if "references" in sample.column_names:
+        own = [list(answers) for answers in sample["references"]]
+    else:
+        own = [[reference] for reference in sample["reference"]]
     questions = [question_key(text) for text in sample["input"]]
     by_question: dict[str, dict[str, None]] = {}
     for question, answers in zip(questions, own, strict=True):

@@ -69,7 +69,7 @@ def check_rows(
             found[key] += value is not MISSING
             if value is MISSING:
                 problems.append(Problem(number, key, "is missing", _has(row), "missing"))
-            elif wrong := _wrong(as_text(value) if values_as_text else value) or _twice(row, key):
+            elif wrong := _wrong_of(value, key == output_text_key, values_as_text) or _twice(row, key):
                 problems.append(Problem(number, key, *wrong))
     if readable and (absent := [key for key in keys if not found[key]]):
         raise _no_row_has(path, [row for row in rows if isinstance(row, dict)], absent, keys)
@@ -112,22 +112,25 @@ def clean_rows(
     Returns:
         A dataset with the columns ``row`` (int64, number in the file counted from 1), ``input`` and ``reference`` (the
         texts, exactly as they are) and ``extra`` (the row's other fields as a JSON object, keys sorted; one string, so
-        that fields of mixed type from row to row never meet Arrow's types).
+        that fields of mixed type from row to row never meet Arrow's types). Where an answer is a list of several, all
+        right, ``reference`` is the first, which training takes, and a column ``references`` has the whole lists.
 
     Raises:
         InputError: no row is left.
     """
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset, Features, List, Value
 
     bad = {problem.row for problem in problems}
-    columns: dict[str, list] = {"row": [], "input": [], "reference": [], "extra": []}
+    columns: dict[str, list] = {"row": [], "input": [], "reference": [], "extra": [], "references": []}
     for number, row in enumerate(rows, 1):
         if number not in bad and isinstance(row, dict):
             texts = [value_at(row, key) for key in (input_text_key, output_text_key)]
             question, answer = map(as_text, texts) if values_as_text else texts
+            answers = [as_text(each) if values_as_text else each for each in answer] if _is_list(answer) else [answer]
             columns["row"].append(number)
             columns["input"].append(question)
-            columns["reference"].append(answer)
+            columns["reference"].append(answers[0])
+            columns["references"].append(answers)
             fields = without(without(row, input_text_key), output_text_key)
             try:
                 columns["extra"].append(as_json(fields, sort_keys=True))
@@ -139,8 +142,15 @@ def clean_rows(
         raise InputError(
             f"no row is left: each of the {len(rows):,} has a problem", mend="Fix the rows, or name other keys."
         )
-    types = {"row": "int64", "input": "string", "reference": "string", "extra": "string"}
-    return Dataset.from_dict(columns, features=Features({name: Value(type_) for name, type_ in types.items()}))
+    types: dict[str, Any] = {
+        "row": Value("int64"),
+        **{name: Value("string") for name in ("input", "reference", "extra")},
+    }
+    if any(len(answers) > 1 for answers in columns["references"]):
+        types["references"] = List(Value("string"))
+    else:
+        del columns["references"]
+    return Dataset.from_dict(columns, features=Features(types))
 
 
 def sample_rows(dataset: Dataset, max_samples: int | None, random_state: int) -> Dataset:
@@ -170,6 +180,22 @@ def evaluation_sample(name: str, dataset: Dataset, settings: Mapping[str, Any]) 
 def content_hash(*texts: str) -> str:
     """sha256 over texts; the lengths keep ("ab", "c") and ("a", "bc") apart."""
     return hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()
+
+
+def _wrong_of(value: Any, is_answer: bool, values_as_text: bool) -> tuple[str, str, str] | None:
+    """As `_wrong`; an answer may be a list of texts, each of which is right."""
+    if not (is_answer and _is_list(value)):
+        return _wrong(as_text(value) if values_as_text else value)
+    if not value:
+        return "is an empty list", "expected text, or a list of texts", "empty"
+    for number, each in enumerate(value, 1):
+        if wrong := _wrong(as_text(each) if values_as_text else each):
+            return f"{wrong[0]} in place {number} of its list", wrong[1], wrong[2]
+    return None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _wrong(value: Any) -> tuple[str, str, str] | None:

@@ -75,7 +75,11 @@ def masked(rows: Dataset, mask: str) -> Dataset:
     """Clean rows with their texts masked; what lies in other fields is never trained on and stays as it is."""
     if not MASKED[mask]:
         return rows
-    texts = {name: [masked_text(text, mask) for text in rows[name][:]] for name in ("input", "reference")}
+    texts: dict[str, list] = {
+        name: [masked_text(text, mask) for text in rows[name][:]] for name in ("input", "reference")
+    }
+    if "references" in rows.column_names:
+        texts["references"] = [[masked_text(text, mask) for text in answers] for answers in rows["references"][:]]
     columns = {name: texts.get(name) or rows[name][:] for name in rows.column_names}
     return rows.from_dict(columns, features=rows.features)
 

@@ -19,6 +19,9 @@ from seqtune.data.problems import Doubled, Problem, Unreadable, counted, kind_of
 from seqtune.errors import InputError
 from seqtune.progress import say
 
+#: Rows of a part of the clean rows.
+PART = 10_000
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -118,10 +121,18 @@ def clean_rows(
     Raises:
         InputError: no row is left.
     """
-    from datasets import Dataset, Features, List, Value
+    from datasets import Dataset, Features, List, Value, concatenate_datasets
 
     bad = {problem.row for problem in problems}
-    columns: dict[str, list] = {"row": [], "input": [], "reference": [], "extra": [], "references": []}
+    types: dict[str, Any] = {
+        "row": Value("int64"),
+        **{name: Value("string") for name in ("input", "reference", "extra")},
+        "references": List(Value("string")),
+    }
+    features = Features(types)
+    parts: list[Any] = []
+    several = False
+    columns: dict[str, list] = {name: [] for name in types}
     for number, row in enumerate(rows, 1):
         if number not in bad and isinstance(row, dict):
             texts = [value_at(row, key) for key in (input_text_key, output_text_key)]
@@ -131,6 +142,7 @@ def clean_rows(
             columns["input"].append(question)
             columns["reference"].append(answers[0])
             columns["references"].append(answers)
+            several = several or len(answers) > 1
             fields = without(without(row, input_text_key), output_text_key)
             try:
                 columns["extra"].append(as_json(fields, sort_keys=True))
@@ -138,19 +150,17 @@ def clean_rows(
                 raise InputError(
                     f"row {number}: its other fields are nested too deeply", mend="Take them out."
                 ) from None
-    if not columns["row"]:
+            if len(columns["row"]) == PART:  # a part at a time: a million rows are never lists all at once
+                parts.append(Dataset.from_dict(columns, features=features))
+                columns = {name: [] for name in types}
+    if columns["row"]:
+        parts.append(Dataset.from_dict(columns, features=features))
+    if not parts:
         raise InputError(
             f"no row is left: each of the {len(rows):,} has a problem", mend="Fix the rows, or name other keys."
         )
-    types: dict[str, Any] = {
-        "row": Value("int64"),
-        **{name: Value("string") for name in ("input", "reference", "extra")},
-    }
-    if any(len(answers) > 1 for answers in columns["references"]):
-        types["references"] = List(Value("string"))
-    else:
-        del columns["references"]
-    return Dataset.from_dict(columns, features=Features(types))
+    whole = concatenate_datasets(parts)
+    return whole if several else whole.remove_columns("references")
 
 
 def sample_rows(dataset: Dataset, max_samples: int | None, random_state: int) -> Dataset:

@@ -14,11 +14,11 @@ import io
 import json
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqtune.data import formats, opening, sets
+from seqtune.data import formats, opening, packed, sets
 from seqtune.data.opening import EXPECTED
 from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError, did_you_mean
@@ -92,8 +92,8 @@ def identify(data_path: str, dataset_split: str, encoding: str = "auto") -> dict
         raise InputError(f"{data_path}: can't be read: {error.strerror or error}", mend=EXPECTED) from None
 
 
-def read(source: dict[str, Any], dataset_split: str) -> list[dict | Unreadable]:
-    """The raw rows of what `identify` found, as plain dicts in file order.
+def read(source: dict[str, Any], dataset_split: str) -> Sequence[dict | Unreadable]:
+    """The raw rows of what `identify` found, as plain dicts in file order (of large files `packed`).
 
     Args:
         source: the record of `identify`.
@@ -106,7 +106,7 @@ def read(source: dict[str, Any], dataset_split: str) -> list[dict | Unreadable]:
     Raises:
         InputError: the file as a whole is not what its format asks for, or it has no rows.
     """
-    return list(rows_of(source, dataset_split))
+    return packed.kept(rows_of(source, dataset_split))
 
 
 def rows_of(source: dict[str, Any], dataset_split: str) -> Iterator[dict | Unreadable]:

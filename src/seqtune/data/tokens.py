@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from seqtune.data import mapped
+from seqtune.data import mapped, plain
 from seqtune.data.columns import BATCH
 
 #: Longest side where the model itself has no limit (T5 has relative positions): attention costs the square of it.
@@ -27,23 +27,15 @@ def apply_template(template: str, texts: Sequence[str]) -> list[str]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-    """Token ids of input texts, end-of-sequence included, cut to ``max_length`` (None: not cut)."""
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), truncation=max_length is not None, max_length=max_length, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]
+    """Token ids of input texts, end-of-sequence included, cut to ``max_length`` (None: not cut); see `plain`."""
+    return plain.encode(tokenizer, texts, "text", max_length) if texts else []
 
 
 def encode_targets(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None
 ) -> list[list[int]]:
     """Token ids of target texts, as the decoder is to write them (mBART marks them with their language)."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        text_target=list(texts), truncation=max_length is not None, max_length=max_length, verbose=False
-    )
-    return [list(ids) for ids in encoded["input_ids"]]
+    return plain.encode(tokenizer, texts, "text_target", max_length) if texts else []
 
 
 def encoded(rows: Dataset, tokenizer: PreTrainedTokenizerBase, template: str) -> Dataset:

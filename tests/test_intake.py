@@ -155,6 +155,19 @@ def test_all_faults_among_a_thousand_rows_in_one_pass(
         assert reject["content"]
 
 
+@pytest.mark.parametrize("format_", ["jsonl", "json"])
+@pytest.mark.parametrize("left", [1, 10, 25, 40])
+def test_a_cut_last_row(checked: Callable, tmp_path: Path, format_: str, left: int) -> None:
+    path = write(tmp_path / f"a.{format_}", format_, good_rows(format_, 20))
+    content = path.read_bytes()
+    start = content.rindex(b"{")
+    path.write_bytes(content[: start + left])
+    status, found = checked(path.name)
+    assert (status, found["unreadable_rows"]["rows"], found["unreadable_rows"]["of"]) == (2, 1, 20)
+    assert found["unreadable_rows"]["examples"][0].startswith(f"row 20, line {line_of(format_, 20)}, column ")
+    assert "was it cut off?" in found["unreadable_rows"]["examples"][0]
+
+
 def test_finetune_says_the_same_and_writes_nothing(command: Callable, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [as_bytes(row) for row, _, _ in JSON_FAULTS.values()]

@@ -74,19 +74,19 @@ def unusable_rows(subject: Subject) -> Iterable[Finding]:
     """Rows that can't be used, a finding for each kind of problem: FAIL, or WARN where they are left out."""
     skip = subject.settings["on_bad_rows"] == "skip"
     for name, problems in subject.problems.items():
-        path, total = subject.sources[name]["path"], len(subject.raw[name])
+        where, total = _where(subject, name), len(subject.raw[name])
         for check, (kinds, what) in KINDS.items():
             found = [problem for problem in problems if problem.kind in kinds]
             rows = len({problem.row for problem in found})
             if not found:
-                yield Finding(check, "PASS", f"{path}: no {what}", of=total)
+                yield Finding(check, "PASS", f"{where}no {what}", of=total)
                 continue
             mends = [checks.MENDS[kind] for kind in kinds if kind in checks.MENDS]
             mend = "They are left out." if skip else "Fix these rows, or pass --on-bad-rows skip to leave them out."
             yield Finding(
                 check,
                 "WARN" if skip else "FAIL",
-                f"{path}: {checks.counted(rows, 'row')} of {total:,}: {what}",
+                f"{where}{rows:,} of {checks.counted(total, 'row')}: {what}",
                 rows=rows,
                 of=total,
                 examples=tuple(checks.listed((each.place, each.finding, each.expected) for each in found)),
@@ -106,10 +106,15 @@ KINDS = {
 }
 
 
+def _where(subject: Subject, name: str) -> str:
+    """The file, where there are several."""
+    return f"{subject.sources[name]['path']}: " if len(subject.sources) > 1 else ""
+
+
 def contents(subject: Subject) -> Iterable[Finding]:
     """What stands in the texts of each file that one should know of."""
     for name, rows in subject.clean.items():
-        yield from texts.findings_of(rows, subject.sources[name]["path"])
+        yield from texts.findings_of(rows, _where(subject, name))
 
 
 def repetitions(subject: Subject) -> Iterable[Finding]:

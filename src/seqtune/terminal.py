@@ -328,7 +328,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
         _say_under(console, Text.assemble((finding.verdict, style), "  ", _words(finding)), room)
         for line in (*finding.examples, *([finding.mend] if finding.mend else [])):
             mend = line is finding.mend
-            for part in _wrapped(console, Text(clean(line), "" if mend else "dim"), room):
+            for part in _wrapped(console, Text(clean(line), "" if mend else "dim"), room - 2):
                 console.print(Text("        ") + part, soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
     words = ", ".join(f"{counts[level]} {level}" for level in LEVELS if counts[level])
@@ -336,7 +336,9 @@ def show_findings(findings: Sequence[Finding]) -> None:
 
 
 def _words(finding: Finding) -> Text:
-    return Text.assemble((finding.check.replace("_", " "), "bold"), "  ", clean(finding.found))
+    passed = finding.verdict == "PASS"
+    name = (finding.check.replace("_", " "), "" if passed else "bold")
+    return Text.assemble(name, "  ", (clean(finding.found), "dim" if passed else ""))
 
 
 def _say_under(console: Console, text: Text, room: int) -> None:

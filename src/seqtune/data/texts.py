@@ -76,12 +76,12 @@ TEXTS = {
 }
 
 
-def findings_of(rows: Dataset, path: str) -> list[Finding]:
+def findings_of(rows: Dataset, where: str = "") -> list[Finding]:
     """A finding for each check of `TEXTS`.
 
     Args:
         rows: clean rows, masked where that was asked for.
-        path: their file, as the user named it.
+        where: begins each sentence; their file, where there are several.
     """
     tallies = {check: _Tally() for check in TEXTS}
     for part in batches(rows, "row", "input", "reference"):
@@ -91,15 +91,15 @@ def findings_of(rows: Dataset, path: str) -> list[Finding]:
                 tally.rows += 1
                 if len(tally.examples) < EXAMPLES:
                     tally.examples.append(f"row {number}  {example}")
-    return [_finding(check, tallies[check], path, len(rows)) for check in TEXTS]
+    return [_finding(check, tallies[check], where, len(rows)) for check in TEXTS]
 
 
-def _finding(check: str, tally: _Tally, path: str, total: int) -> Finding:
+def _finding(check: str, tally: _Tally, where: str, total: int) -> Finding:
     what, mend = TEXTS[check]
     if not tally.rows:
-        return Finding(check, "PASS", f"{path}: no {what}", of=total)
+        return Finding(check, "PASS", f"{where}no {what}", of=total)
     more = [f"… and {tally.rows - EXAMPLES:,} more"] if tally.rows > EXAMPLES else []
-    found = f"{path}: {tally.rows:,} of {total:,} rows: {what}"
+    found = f"{where}{tally.rows:,} of {total:,} rows: {what}"
     return Finding(check, "WARN", found, tally.rows, total, (*tally.examples, *more), mend)
 
 

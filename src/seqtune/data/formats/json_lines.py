@@ -34,7 +34,7 @@ def _row(line: str, number: int) -> dict | Unreadable:
     try:
         row = DECODER.decode(text)
     except json.JSONDecodeError as error:
-        if text == line and error.pos >= len(text.rstrip()):
+        if text == line and (error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")):
             found = "the file ends here: was it cut off?"
         else:
             found = f"found: {excerpt(text, error.pos)}"

@@ -77,7 +77,8 @@ class _Rows:
         try:
             value, end = window.value(start)
         except json.JSONDecodeError as error:
-            return self._broken(start, error.pos, no_json(error))
+            cut = error.msg.startswith("Unterminated") and window.ended
+            return self._broken(start, len(window.text) if cut else error.pos, no_json(error))
         except (ValueError, RecursionError) as error:
             return self._broken(start, start, reason(error))
         text = window.text[start:end]

@@ -15,7 +15,7 @@ DEPTH = 64
 
 def no_json(error: json.JSONDecodeError) -> str:
     """What the parser says, in words."""
-    return f"is no JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')}"
+    return f"is no JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at').removesuffix(' starting')}"
 
 
 def nested(text: str, line: int) -> Unreadable:

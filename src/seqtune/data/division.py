@@ -65,8 +65,8 @@ DIVIDING = (
     "streaming",
 )
 
-#: What runs had that do not say: they were divided by the same question alone.
-OLDER = {"near_duplicate_threshold": 1.0}
+#: What runs had that do not say: they were divided by the same question alone, and their texts were as they stood.
+OLDER = {"near_duplicate_threshold": 1.0, "encoding": "auto", "values_as_text": False, "mask": "none"}
 
 
 def as_the_run(

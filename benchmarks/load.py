@@ -120,10 +120,13 @@ class Load:
             self._note("huge", str((await self._ask(b" " * 3_000_000))[0]))
             return
         reader, writer = await self._sent(head(1000) + b"{")
-        for _ in range(3):
+        answer = asyncio.create_task(
+            status_of(reader)
+        )  # read as it comes: what is sent behind it resets the connection
+        while not answer.done():
             await asyncio.sleep(0.2)
             writer.write(b" ")
-        self._note("slow", str(await status_of(reader)))
+        self._note("slow", str(await answer))
         writer.close()
 
     async def _vanishing(self, dice: random.Random) -> None:

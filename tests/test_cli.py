@@ -328,12 +328,13 @@ def test_out_of_memory_is_said_without_a_traceback(
     monkeypatch.setattr(loop, "train", full)
     status, out, err = command("finetune", rows_file, "--model-id", tiny_t5, "--out", tmp_path / "run", *QUICK)
     assert (status, out) == (1, "")
-    assert err.splitlines()[-3:] == [
-        "out of memory while running `seqtune finetune`",
-        "  the last that was reported: near-duplicates, 40 of 40 passes",
+    headline, last, mend = err.splitlines()[-3:]
+    assert headline == "out of memory while running `seqtune finetune`"
+    assert last.startswith("  the last that was reported: ")
+    assert mend == (
         "Try a smaller --per-device-train-batch-size, or a smaller --per-device-eval-batch-size, or a smaller "
-        "--max-source-length.",
-    ]
+        "--max-source-length."
+    )
     assert "Traceback" not in err
     assert "hamilton" not in err.lower()
     assert list(tmp_path.iterdir()) == []

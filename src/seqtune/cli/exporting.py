@@ -28,15 +28,15 @@ QUANTIZATIONS = ("float32", "bfloat16", "int8", "int8_float32")
 def export(
     run: str, to: str, out: str, quantization: str | None, model_id: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Hand a tuned model to another runtime, checked against the original.
+    """Hand a tuned model to another runtime.
 
-    RUN is a run directory, or an adapter folder in PEFT's format. The export answers rows of the run's validation set;
-    where it differs from the tuned model by more than a stated bound, nothing is written. load.py in it shows how it is
-    loaded. ctranslate2 and onnx need `pip install 'seqtune[export]'`.
+    RUN is a run directory, or an adapter folder in PEFT's format. The export is checked against the original: it
+    answers rows of the run's validation set, and where it differs by more than a stated bound, nothing is written.
+    load.py in it shows how it is loaded. ctranslate2 and onnx need `pip install 'seqtune[export]'`.
 
     \b
       seqtune export runs/support --to merged --out support-model
-      seqtune export runs/support --to ctranslate2 --quantization int8 --out support-int8
+      seqtune export runs/support --to ctranslate2 --quantization int8 --out int8
     """
     from seqtune import preflight, terminal
 

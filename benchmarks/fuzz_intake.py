@@ -4,10 +4,11 @@
 
 Good files in every format, encoding and packing are damaged at random: bytes changed, cut out, put in twice, swapped;
 lines lost or doubled; ends cut off; other files' pieces put in. File number N is made from seed N alone, so that
-``--seeds N`` makes it again. JSON and JSON Lines are compared row by row with what Python's own `json` reads of the same
-bytes, strictly decoded; of CSV and TSV no value may be read that is not in the text.
+``--seeds N`` makes it again. JSON and JSON Lines are compared row by row with what Python's own `json` reads of the
+same bytes, strictly decoded; of CSV and TSV no value may be read that is not in the text.
 
-Not covered: values of Parquet; CSV fields divided in another place; damage inside packed files beyond their being refused or, by chance, unharmed.
+Not covered: values of Parquet; CSV fields divided in another place; damage inside packed files beyond their being
+refused or, by chance, unharmed.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Answering:
 
 def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
     """In the process that talks to Ray."""
-    import ray.data
+    import ray.data  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune.cluster import ray_driver
 

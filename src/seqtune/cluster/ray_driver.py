@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import ray
-from ray.util.queue import Empty, Queue
+import ray  # pyright: ignore[reportMissingImports] (an extra)
+from ray.util.queue import Empty, Queue  # pyright: ignore[reportMissingImports] (an extra)
 
 from seqtune.errors import RunError, SeqtuneError
 
@@ -80,8 +80,8 @@ def _workers(told: dict[str, Any]) -> tuple[int, int]:
 
 
 def _train(told: dict[str, Any], number: int, cpus: int) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports] (an extra)
+    from ray.train.torch import TorchConfig, TorchTrainer  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune.cluster.ray_worker import train
 

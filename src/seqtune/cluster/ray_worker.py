@@ -12,9 +12,9 @@ from seqtune.errors import InputError, RunError, SeqtuneError
 
 def train(told: dict[str, Any]) -> None:
     """Train, and say how far it is; called in each worker, anew after one was lost."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] (an extra)
     import torch
-    from ray.train import get_context
+    from ray.train import get_context  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune import progress
     from seqtune.engine.checkpoint import Checkpoints

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqtune import run
+from seqtune import run, similarity
 from seqtune.data import checks, intake, readers, shards, shares
 from seqtune.errors import InputError, did_you_mean
+from seqtune.metrics import own
 from seqtune.models import checkpoint
 from seqtune.settings import DEFAULT, validated
 
@@ -36,6 +37,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
         check_work_dir(settings["work_dir"])
     check_data(settings)
     check_model(settings["model_id"] or settings["model_id_tokenizer"])
+    check_metrics(settings["metric"], settings["similarity_model"])
     return values
 
 
@@ -85,6 +87,7 @@ def check_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
         mend = f"{values['adapter_path']} was trained on it. If it has moved, pass --data-path."
         raise InputError(error.headline, error.details, mend) from None
     check_model(values.get("model_id"))
+    check_metrics(values.get("metric"), settings["similarity_model"])
     return values
 
 
@@ -125,6 +128,17 @@ def check_model(model_id: str | None) -> None:
         checkpoint.check_architecture(folder / "config.json", model_id)
     elif folder.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:  # no name on the hub
         checkpoint.resolve(model_id)
+
+
+def check_metrics(metric: str | None, similarity_model: str | None) -> None:
+    """Refuse functions that do not score a trial answer, and an encoder that is not here.
+
+    Raises:
+        InputError: as `own.load` and `similarity.resolve`.
+    """
+    own.load(metric)
+    if similarity_model is not None:
+        similarity.resolve(similarity_model)
 
 
 def check_place(out: str, overwrite: bool) -> None:

@@ -15,10 +15,10 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import generation, metrics
+from seqtune import generation, metrics, similarity
 from seqtune.data import tokens
 from seqtune.data.shingles import question_key
-from seqtune.metrics import bootstrap, guards, sums
+from seqtune.metrics import bootstrap, guards, own, sums
 from seqtune.progress import say
 
 #: The metric that the verdict is about.
@@ -88,6 +88,7 @@ def prediction_rows(
     tuned: Answers,
     rouge_tokenizer: metrics.TokenizerName,
     training_answers: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """A dict per row of a set.
 
@@ -97,6 +98,7 @@ def prediction_rows(
         tuned: of the tuned model.
         rouge_tokenizer: whose words.
         training_answers: what the tuned model was trained to say; an answer that is one of them is flagged.
+        more: what else scores the answers, as `more_metrics` gives it.
 
     Returns:
         ``row`` (its number in the file), ``input``, ``reference`` (what training would have taken), ``base`` and
@@ -106,6 +108,9 @@ def prediction_rows(
     models = {"base": base, "tuned": tuned}
     wanted = all_references(sample)
     scores = {name: _row_scores(answers, wanted, rouge_tokenizer) for name, answers in models.items()}
+    for name, found in _more_scores(models, wanted, more or {}).items():
+        for row_scores, others in zip(scores[name], found, strict=True):
+            row_scores.update(others)
     guard = guards.Guards(training_answers)
     rows = []
     for index, row in enumerate(sample.to_list()):
@@ -134,6 +139,37 @@ def prediction_rows(
             }
         )
     return rows
+
+
+def more_metrics(metric: str | None, similarity_model: str | None) -> dict[str, Any]:
+    """What scores answers besides our own metrics: ``metric`` and ``similarity_model`` as given, and what they are now.
+
+    ``functions`` has for each function of `metric` the SHA-256 of its file, ``encoder`` that of the encoder's files:
+    when these change, a cache computes again.
+
+    Raises:
+        InputError: as `own.load` and `similarity.resolve`.
+    """
+    functions = {each.spec: each.sha256 for each in own.load(metric)}
+    encoder = None if similarity_model is None else similarity.digest(similarity_model)
+    return {"metric": metric, "functions": functions, "similarity_model": similarity_model, "encoder": encoder}
+
+
+def _more_scores(
+    models: Mapping[str, Answers], references: Sequence[Sequence[str]], more: Mapping[str, Any]
+) -> dict[str, list[dict[str, float]]]:
+    """The scores of `more_metrics` of each model's answers, a dict per row."""
+    functions = own.load(more.get("metric"))
+    name = more.get("similarity_model")
+    encoder = None if name is None else similarity.Encoder(name)
+    found = {}
+    for model, answers in models.items():
+        predictions = answers["predictions"]
+        rows = encoder.scores(predictions, references) if encoder else [{} for _ in predictions]
+        for row, prediction, wanted in zip(rows, predictions, references, strict=True):
+            row.update({each.name: each.score(prediction, wanted) for each in functions})
+        found[model] = rows
+    return found
 
 
 def all_references(sample: Dataset) -> list[list[str]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from hamilton.function_modifiers import config
+from hamilton.function_modifiers import cache, config
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +32,8 @@ def evaluation_settings__base(
     top_p: float = DEFAULT.top_p,
     answer_precision: Literal["auto", "fp32", "bf16"] = DEFAULT.answer_precision,
     rouge_tokenizer: Literal["auto", "english", "unicode"] = DEFAULT.rouge_tokenizer,
+    metric: str | None = DEFAULT.metric,
+    similarity_model: str | None = DEFAULT.similarity_model,
     bootstrap_samples: int = DEFAULT.bootstrap_samples,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
@@ -56,14 +58,20 @@ def evaluation_settings__presaved(
     top_p: float | None = None,
     answer_precision: Literal["auto", "fp32", "bf16"] | None = None,
     rouge_tokenizer: Literal["auto", "english", "unicode"] | None = None,
+    metric: str | None = None,
+    similarity_model: str | None = None,
     bootstrap_samples: int | None = None,
     random_state: int | None = None,
 ) -> dict[str, Any]:
-    """How the saved run answered and scored; what is given now comes first."""
+    """How the saved run answered and scored; what is given now comes first.
+
+    ``metric`` is never taken from the saved run: it names code to be run, and the run may come from elsewhere.
+    """
     given = locals()
     code, lengths, limits = given.pop("versions"), given.pop("training_lengths"), given.pop("length_limits")
     saved = given.pop("saved_run")["manifest"]
-    return {"versions": code, **generation.with_token_limit(lengths, limits, settings.resolved(saved, given))}
+    values = {**settings.resolved(saved, given), "metric": metric}
+    return {"versions": code, **generation.with_token_limit(lengths, limits, values)}
 
 
 def rouge_words(
@@ -76,6 +84,12 @@ def rouge_words(
     value, reason = metrics.choose_tokenizer([*validation_sample["reference"], *hold_out_sample["reference"]])
     say(f"words of ROUGE: {value} ({reason})")
     return {"value": value, "reason": reason}
+
+
+@cache(behavior="recompute")
+def more_metrics(evaluation_settings: dict[str, Any]) -> dict[str, Any]:
+    """What else scores the answers: functions of your own (`metric`), an encoder (`similarity_model`); by digest."""
+    return scoring.more_metrics(evaluation_settings["metric"], evaluation_settings["similarity_model"])
 
 
 def base_model_on_validation_set(
@@ -156,6 +170,7 @@ def validation_set_predictions(
     finetuned_model_on_validation_set: dict[str, list],
     train_set: Dataset,
     rouge_words: dict[str, Any],
+    more_metrics: dict[str, Any],
     versions: dict[str, str],
 ) -> list[dict[str, Any]]:
     """A dict per validation row: input, reference, both answers, their scores and flags, the row's extra fields."""
@@ -165,6 +180,7 @@ def validation_set_predictions(
         finetuned_model_on_validation_set,
         rouge_words["value"],
         train_set["reference"],
+        more_metrics,
     )
 
 
@@ -174,6 +190,7 @@ def hold_out_set_predictions(
     finetuned_model_on_hold_out_set: dict[str, list],
     train_set: Dataset,
     rouge_words: dict[str, Any],
+    more_metrics: dict[str, Any],
     versions: dict[str, str],
 ) -> list[dict[str, Any]]:
     """A dict per hold-out row: input, reference, both answers, their scores and flags, the row's extra fields."""
@@ -183,6 +200,7 @@ def hold_out_set_predictions(
         finetuned_model_on_hold_out_set,
         rouge_words["value"],
         train_set["reference"],
+        more_metrics,
     )
 
 
@@ -254,6 +272,7 @@ def other_seeds__base(
     training_settings: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
+    more_metrics: dict[str, Any],
     compute_precision: dict[str, str],
     device: torch.device,
     versions: dict[str, str],
@@ -282,7 +301,7 @@ def other_seeds__base(
             checkpoints,
         )
         predictions = scoring.prediction_rows(
-            hold_out_sample, base_model_on_hold_out_set, answers, rouge_words["value"]
+            hold_out_sample, base_model_on_hold_out_set, answers, rouge_words["value"], more=more_metrics
         )
         found.append({"seed": seed, "predictions": predictions})
     return found

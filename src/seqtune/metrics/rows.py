@@ -27,7 +27,8 @@ LESS_IS_BETTER = ("loss", "bits_per_byte")
 
 _LABELS = ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "BLEU", "chrF", "exact match", "F1", "identical")
 METRIC_LABELS: dict[str, str] = dict(zip(SET_METRICS, _LABELS, strict=True))
-METRIC_LABELS |= {"loss": "loss", "bits_per_byte": "bits a byte", "bertscore": "BERTScore"}
+METRIC_LABELS |= {"loss": "loss", "bits_per_byte": "bits a byte", "embedding_similarity": "embedding similarity"}
+METRIC_LABELS |= {"bertscore": "BERTScore"}
 
 
 def row_scores(

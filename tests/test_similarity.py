@@ -138,6 +138,18 @@ def test_code_that_comes_with_a_model_is_not_run(bert: Path, tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_model_of_the_hub_that_is_in_the_cache(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commit = "a" * 40
+    kept = tmp_path / "models--own--bert"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    copied(bert, kept / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert similarity.resolve("own/bert") == kept / "snapshots" / commit
+    assert similarity.digest("own/bert") == similarity.digest(str(bert))
+
+
 def test_a_changed_file_changes_the_digest(bert: Path, tmp_path: Path):
     folder = copied(bert, tmp_path)
     before = similarity.digest(str(folder))

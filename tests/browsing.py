@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The system's Chromium; the test is skipped where there is none."""
+    """The system's Chromium; the test is skipped where there is none.
+
+    Closed at the end of a module: while it is open, Playwright's event loop runs, and no other can be started.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra dev has it)")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:

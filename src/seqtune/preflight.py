@@ -14,7 +14,6 @@ from typing import Any
 from seqtune import run, similarity
 from seqtune.data import checks, intake, readers, shards, shares
 from seqtune.errors import InputError, did_you_mean
-from seqtune.metrics import own
 from seqtune.models import checkpoint
 from seqtune.settings import DEFAULT, validated
 
@@ -136,7 +135,10 @@ def check_metrics(metric: str | None, similarity_model: str | None) -> None:
     Raises:
         InputError: as `own.load` and `similarity.resolve`.
     """
-    own.load(metric)
+    if metric is not None:
+        from seqtune.metrics import own  # not above: it brings NumPy
+
+        own.load(metric)
     if similarity_model is not None:
         similarity.resolve(similarity_model)
 

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
+    from numpy.typing import NDArray
 
 #: Rows in Python's hands at a time.
 BATCH = 10_000
@@ -26,6 +25,8 @@ def batches(dataset: Dataset, *columns: str, size: int = BATCH) -> Iterator[tupl
 
 def digests(dataset: Dataset, column: str, key: Callable[[str], str]) -> NDArray[np.uint64]:
     """A number for each row by which equal keys of its text are told (64 bits of BLAKE2: a slip in 10¹⁰ rows)."""
+    import numpy as np  # not above: readers need this module, and a refusal must not wait for numpy
+
     found = np.empty(len(dataset), dtype=np.uint64)
     at = 0
     for (texts,) in batches(dataset, column):

@@ -125,7 +125,7 @@ def encoded_hold_out(
     return tokens.encoded(hold_out_sample, tokenizer, tokenization_settings["input_template"])
 
 
-def training_lengths(encoded_train: Dataset) -> dict[str, Any]:
+def training_lengths(encoded_train: Dataset, versions: dict[str, str]) -> dict[str, Any]:
     """Percentiles and histograms of the lengths of the training rows alone, in tokens: inputs and targets."""
     return lengths.measure(encoded_train)
 
@@ -192,7 +192,11 @@ def training_stream__base(
 
 
 def cut_rows(
-    encoded_train: Dataset, encoded_validation: Dataset, encoded_hold_out: Dataset, length_limits: dict[str, Any]
+    encoded_train: Dataset,
+    encoded_validation: Dataset,
+    encoded_hold_out: Dataset,
+    length_limits: dict[str, Any],
+    versions: dict[str, str],
 ) -> dict[str, Any]:
     """What the limits cut off in each set: rows and tokens, of inputs and of targets. Said aloud where it is any."""
     sets = {"train": encoded_train, "validation": encoded_validation, "hold_out": encoded_hold_out}
@@ -206,6 +210,7 @@ def token_findings(
     tokenizer_loss: dict[str, Any],
     preserved_characters: list[str],
     encoded_train: Dataset,
+    versions: dict[str, str],
 ) -> list[dict[str, Any]]:
     """The checks that need the tokenizer: lengths, and what is lost."""
     found = [

@@ -102,6 +102,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if not server.is_meant(self.headers.get("Host")):
                 self._send(403, "text/plain", "not for this host\n")
                 return
+            if self.path == "/favicon.ico":  # browsers ask for it unasked, and call a 404 an error of the page
+                self._send(204, "image/x-icon", "")
+                return
             found = server.answer(self.path)
             if found is None:
                 self._send(404, "text/plain", "not here\n")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,16 +93,23 @@ def index_of(keys: Iterable[Sequence[str]], order: Indices, threshold: float) ->
         values.append(few.values.astype(np.uint32))
         counts.append(np.diff(few.ends).astype(np.int64))
         bounds.append(bound)
-    at, sizes = np.argsort(order), np.concatenate(counts)
+    at, sizes = np.argsort(order), _joined(counts)
     return Index(
-        np.concatenate(values),
+        _joined(values),
         (np.cumsum(sizes) - sizes)[at],
         sizes[at],
-        np.concatenate(bounds)[at],
-        np.concatenate(bands, axis=1)[:, at],
-        np.concatenate(glimpses)[at],
+        _joined(bounds)[at],
+        _joined(bands, axis=1)[:, at],
+        _joined(glimpses)[at],
         threshold,
     )
+
+
+def _joined(parts: list[NDArray[Any]], axis: int = 0) -> NDArray[Any]:
+    """One array of many, which are given free: of a million texts there is no room for both beside all the others."""
+    whole = np.concatenate(parts, axis=axis)
+    parts.clear()
+    return whole
 
 
 def groups(index: Index, advance: Callable[[int, int], None] = lambda done, total: None) -> tuple[Indices, bool]:

@@ -36,7 +36,7 @@ MET, MET_AT_LEAST = 20, 5_000_000
 #: agrees may be below the threshold: more than four standard errors.
 GLIMPSE, BELOW = 96, 0.2
 #: Pieces compared at a time.
-CHUNK = 4_000_000
+CHUNK = 1_000_000
 
 Indices = NDArray[np.int64]
 
@@ -106,9 +106,16 @@ def index_of(keys: Iterable[Sequence[str]], order: Indices, threshold: float) ->
 
 
 def _joined(parts: list[NDArray[Any]], axis: int = 0) -> NDArray[Any]:
-    """One array of many, which are given free: of a million texts there is no room for both beside all the others."""
-    whole = np.concatenate(parts, axis=axis)
-    parts.clear()
+    """One array of many, each given free as it is copied: of a million texts there is no room for all of it twice."""
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    whole, at = np.empty(shape, dtype=parts[0].dtype), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        here: list[Any] = [slice(None)] * part.ndim
+        here[axis] = slice(at, at := at + part.shape[axis])
+        whole[tuple(here)] = part
     return whole
 
 

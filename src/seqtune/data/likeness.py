@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (it has no type stubs)
 
-from seqtune.data.shingles import shingles_of
+from seqtune.data.shingles import MOST, shingles_of
 
 #: Length of a signature.
 PERMUTATIONS = 160
@@ -81,42 +80,29 @@ def index_of(keys: Iterable[Sequence[str]], order: Indices, threshold: float) ->
         order: int64 [R], in which place of the index each text is to stand; should not depend on that of the file.
         threshold: as in `Index`.
     """
-    rows = rows_of_band(threshold)
-    values, counts, bounds, bands, glimpses = [], [], [], [], []
+    rows, texts = rows_of_band(threshold), len(order)
+    # Whole arrays from the start, filled batch by batch: many small ones would not be given back when they are joined.
+    values = np.empty(texts * MOST, dtype=np.uint32)  # only what is filled takes memory
+    starts, counts = np.empty(texts, dtype=np.int64), np.empty(texts, dtype=np.int64)
+    bounds = np.empty(texts, dtype=np.uint64)
+    bands = np.empty((PERMUTATIONS // rows, texts), dtype=np.uint32)
+    glimpses = np.empty((texts, GLIMPSE), dtype=np.uint8)
+    done = used = 0
     for batch in keys:
         found = shingles_of(batch)
         signature = RMinHash.digest_matrix_from_flat_token_hashes(found.values, found.ends, PERMUTATIONS, SEED)
         signature_RN = np.array(signature.to_rows(), dtype=np.uint64).reshape(-1, PERMUTATIONS)
-        bands.append(_bands(signature_RN, rows))
-        glimpses.append(signature_RN[:, :GLIMPSE].astype(np.uint8))
-        few, bound = found.sampled()
-        values.append(few.values.astype(np.uint32))
-        counts.append(np.diff(few.ends).astype(np.int64))
-        bounds.append(bound)
-    at, sizes = np.argsort(order), _joined(counts)
-    return Index(
-        _joined(values),
-        (np.cumsum(sizes) - sizes)[at],
-        sizes[at],
-        _joined(bounds)[at],
-        _joined(bands, axis=1)[:, at],
-        _joined(glimpses)[at],
-        threshold,
-    )
-
-
-def _joined(parts: list[NDArray[Any]], axis: int = 0) -> NDArray[Any]:
-    """One array of many, each given free as it is copied: of a million texts there is no room for all of it twice."""
-    shape = list(parts[0].shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    whole, at = np.empty(shape, dtype=parts[0].dtype), 0
-    parts.reverse()
-    while parts:
-        part = parts.pop()
-        here: list[Any] = [slice(None)] * part.ndim
-        here[axis] = slice(at, at := at + part.shape[axis])
-        whole[tuple(here)] = part
-    return whole
+        place = order[done : done + len(signature_RN)]
+        bands[:, place] = _bands(signature_RN, rows)
+        glimpses[place] = signature_RN[:, :GLIMPSE].astype(np.uint8)
+        few, bounds[place] = found.sampled()
+        sizes = np.diff(few.ends).astype(np.int64)
+        counts[place], starts[place] = sizes, used + np.cumsum(sizes) - sizes
+        if used + len(few.values) > len(values):  # a sample may be larger than `MOST`
+            values = np.concatenate([values, np.empty(len(values) + len(few.values), dtype=np.uint32)])
+        values[used : used + len(few.values)] = few.values
+        done, used = done + len(place), used + len(few.values)
+    return Index(values[:used], starts, counts, bounds, bands, glimpses, threshold)
 
 
 def groups(index: Index, advance: Callable[[int, int], None] = lambda done, total: None) -> tuple[Indices, bool]:

@@ -8,35 +8,42 @@
  */
 #include "attention.h"
 
-typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
-enum { WIDE = 32, TALL = 8, QUERIES = 32 }; /* tile of a product: 8 rows of 32 numbers; queries worked on together */
+enum { WIDE = 32, TALL = 8, QUERIES = 32 }; /* what sizes are filled up to; queries worked on together */
 
-/* C[8, 32] (+)= A[8, n] B[n, 32]; A by row and column strides, so that it may be transposed. */
+/* A tile of a product: its sums, the row of B and one number of A have to stay in registers. */
+#ifdef __AVX512F__
+enum { DOWN = 8 };
+#else
+enum { DOWN = 4 };
+#endif
+enum { LANES = VECTOR / 4, ACROSS = 2 * LANES };
+
+/* C[DOWN, ACROSS] (+)= A[DOWN, n] B[n, ACROSS]; A by row and column strides, so that it may be transposed. */
 static inline void tile(float *C, ptrdiff_t ldc, const float *A, ptrdiff_t ar, ptrdiff_t ac, const float *B,
                         ptrdiff_t ldb, ptrdiff_t n, int add) {
-    floats c[TALL][WIDE / 16];
-    for (int r = 0; r < TALL; r++)
-        for (int w = 0; w < WIDE / 16; w++) {
+    floats c[DOWN][2];
+    for (int r = 0; r < DOWN; r++)
+        for (int w = 0; w < 2; w++) {
             floats zero = {0};
-            c[r][w] = add ? *(const floats *)(C + r * ldc + w * 16) : zero;
+            c[r][w] = add ? *(const floats *)(C + r * ldc + w * LANES) : zero;
         }
     for (ptrdiff_t k = 0; k < n; k++) {
-        floats b[WIDE / 16];
-        for (int w = 0; w < WIDE / 16; w++) b[w] = *(const floats *)(B + k * ldb + w * 16);
-        for (int r = 0; r < TALL; r++) {
+        floats left = *(const floats *)(B + k * ldb), right = *(const floats *)(B + k * ldb + LANES);
+        for (int r = 0; r < DOWN; r++) {
             float x = A[r * ar + k * ac];
-            for (int w = 0; w < WIDE / 16; w++) c[r][w] += x * b[w];
+            c[r][0] += x * left;
+            c[r][1] += x * right;
         }
     }
-    for (int r = 0; r < TALL; r++)
-        for (int w = 0; w < WIDE / 16; w++) *(floats *)(C + r * ldc + w * 16) = c[r][w];
+    for (int r = 0; r < DOWN; r++)
+        for (int w = 0; w < 2; w++) *(floats *)(C + r * ldc + w * LANES) = c[r][w];
 }
 
 /* C[M, N] (+)= A[M, n] B[n, N]; M a multiple of 8, N of 32. */
 static void product(float *C, ptrdiff_t ldc, const float *A, ptrdiff_t ar, ptrdiff_t ac, const float *B, ptrdiff_t ldb,
                     ptrdiff_t M, ptrdiff_t N, ptrdiff_t n, int add) {
-    for (ptrdiff_t j = 0; j < N; j += WIDE)
-        for (ptrdiff_t i = 0; i < M; i += TALL)
+    for (ptrdiff_t j = 0; j < N; j += ACROSS)
+        for (ptrdiff_t i = 0; i < M; i += DOWN)
             tile(C + i * ldc + j, ldc, A + i * ar, ar, ac, B + j, ldb, n, add);
 }
 

@@ -19,31 +19,26 @@ typedef struct {
     int64_t N, K;
 } dense;
 
-typedef float sixteen __attribute__((vector_size(64), aligned(4)));
-
-/* Rows at once: their sums have to stay in registers. */
+/* Rows at once: their sums have to stay in registers, REGISTERS of them a row. */
 #ifdef __AVX512F__
 enum { MOST = 12 };
 #else
 enum { MOST = 3 };
 #endif
+enum { FLOATS = VECTOR / 4, REGISTERS = PANEL / FLOATS };
 
 static inline __attribute__((always_inline)) void rows_f(const float *A, ptrdiff_t lda, const float *panel, ptrdiff_t K,
                                                          float *sums, const int rows) {
-    sixteen low[MOST], high[MOST];
-    for (int r = 0; r < rows; r++) low[r] = high[r] = (sixteen){0};
-    for (ptrdiff_t k = 0; k < K; k++) {
-        sixteen a = *(const sixteen *)(panel + k * PANEL), b = *(const sixteen *)(panel + k * PANEL + 16);
-        for (int r = 0; r < rows; r++) {
-            float x = A[r * lda + k];
-            low[r] += x * a;
-            high[r] += x * b;
+    floats c[MOST][REGISTERS];
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < REGISTERS; w++) c[r][w] = (floats){0};
+    for (ptrdiff_t k = 0; k < K; k++)
+        for (int w = 0; w < REGISTERS; w++) {
+            floats b = *(const floats *)(panel + k * PANEL + w * FLOATS);
+            for (int r = 0; r < rows; r++) c[r][w] += A[r * lda + k] * b;
         }
-    }
-    for (int r = 0; r < rows; r++) {
-        *(sixteen *)(sums + r * PANEL) = low[r];
-        *(sixteen *)(sums + r * PANEL + 16) = high[r];
-    }
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < REGISTERS; w++) *(floats *)(sums + r * PANEL + w * FLOATS) = c[r][w];
 }
 
 static void block_f(const float *A, ptrdiff_t lda, const float *panel, ptrdiff_t K, float *sums, ptrdiff_t rows) {

@@ -12,6 +12,17 @@
 
 typedef uint16_t bf16;
 
+/* Bytes of a vector register. (GCC takes longer vectors than the processor has, but works on them in memory, thirty
+ * times slower.) */
+#if defined(__AVX512F__)
+enum { VECTOR = 64 };
+#elif defined(__AVX__)
+enum { VECTOR = 32 };
+#else
+enum { VECTOR = 16 };
+#endif
+typedef float floats __attribute__((vector_size(VECTOR), aligned(4), may_alias));
+
 static inline float ld_f(const float *p) { return *p; }
 static inline void st_f(float *p, float x) { *p = x; }
 static inline float ld_b(const bf16 *p) {
@@ -68,9 +79,10 @@ LARGEST(largest_b, bf16, ld_b)
  * xoshiro128++ (Blackman and Vigna, 2021), 16 streams side by side, 32 decisions of 16 bits a draw. A block of numbers
  * is found by (seed, stream, block) alone: the backward pass draws the forward pass's numbers again instead of keeping
  * them, threads need no state, and a resumed run draws what the first one would have drawn. */
-typedef uint32_t lanes __attribute__((vector_size(64)));
+typedef uint32_t lanes __attribute__((vector_size(VECTOR), may_alias));
+enum { STREAMS = 16, PARTS = STREAMS * 4 / VECTOR }; /* the streams, in as many registers as it takes */
 typedef struct {
-    lanes s0, s1, s2, s3;
+    lanes s0[PARTS], s1[PARTS], s2[PARTS], s3[PARTS];
 } generator;
 
 enum { BLOCK = 1024, PER_DRAW = 32 }; /* elements of a flat tensor that share a generator; decisions of a draw */
@@ -88,34 +100,40 @@ static inline lanes mix32(lanes x) { /* lowbias32 (Wellons) */
 }
 
 static inline generator seeded(uint64_t seed, uint64_t stream, uint64_t block) {
-    static const lanes lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const uint32_t lane[STREAMS] __attribute__((aligned(64))) = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                                        8, 9, 10, 11, 12, 13, 14, 15};
     uint64_t key = mix64(mix64(mix64(seed + 0x9e3779b97f4a7c15ull) + stream) + block);
     uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
-    lanes at = lane * 4u + low;
     generator g;
-    g.s0 = mix32(mix32(at) ^ high);
-    g.s1 = mix32(mix32(at + 1u) ^ high);
-    g.s2 = mix32(mix32(at + 2u) ^ high);
-    g.s3 = mix32(mix32(at + 3u) ^ high) | 1u;
+    for (int p = 0; p < PARTS; p++) {
+        lanes at = *(const lanes *)(lane + p * (STREAMS / PARTS)) * 4u + low;
+        g.s0[p] = mix32(mix32(at) ^ high);
+        g.s1[p] = mix32(mix32(at + 1u) ^ high);
+        g.s2[p] = mix32(mix32(at + 2u) ^ high);
+        g.s3[p] = mix32(mix32(at + 3u) ^ high) | 1u;
+    }
     return g;
 }
 
-static inline lanes next(generator *g) {
-    lanes sum = g->s0 + g->s3;
-    lanes result = ((sum << 7) | (sum >> 25)) + g->s0;
-    lanes t = g->s1 << 9;
-    g->s2 ^= g->s0;
-    g->s3 ^= g->s1;
-    g->s1 ^= g->s2;
-    g->s0 ^= g->s3;
-    g->s2 ^= t;
-    g->s3 = (g->s3 << 11) | (g->s3 >> 21);
+/* The next numbers of one part of the streams. */
+static inline lanes next(generator *g, int p) {
+    lanes sum = g->s0[p] + g->s3[p];
+    lanes result = ((sum << 7) | (sum >> 25)) + g->s0[p];
+    lanes t = g->s1[p] << 9;
+    g->s2[p] ^= g->s0[p];
+    g->s3[p] ^= g->s1[p];
+    g->s1[p] ^= g->s2[p];
+    g->s0[p] ^= g->s3[p];
+    g->s2[p] ^= t;
+    g->s3[p] = (g->s3[p] << 11) | (g->s3[p] >> 21);
     return result;
 }
 
 static inline void draw(generator *g, uint16_t *out) {
-    lanes result = next(g);
-    memcpy(out, &result, sizeof result);
+    for (int p = 0; p < PARTS; p++) {
+        lanes result = next(g, p);
+        memcpy(out + p * (PER_DRAW / PARTS), &result, sizeof result);
+    }
 }
 
 static inline void draw_many(generator *g, uint16_t *out, ptrdiff_t count) {

@@ -144,7 +144,7 @@ static void pack(bf16 *packed, const bf16 *B, ptrdiff_t ldb, int lies, ptrdiff_t
 
 /* The next 32 decisions to keep. */
 static inline uint32_t kept(generator *g, __m512i threshold) {
-    return _mm512_cmpge_epu16_mask((__m512i)next(g), threshold);
+    return _mm512_cmpge_epu16_mask((__m512i)next(g, 0), threshold);
 }
 
 /* Sums[rows, 32] that go to columns n.. of C, from row m on; `done` of the rows are there. Written while the tiles of

@@ -71,6 +71,26 @@ def test_a_run_has_them_in_its_manifest(here: Path, tiny_t5: Path) -> None:
     }
 
 
+def test_control_tokens_are_those_of_the_model_that_is_named(command: Callable, here: Path, tmp_path: Path) -> None:
+    from tiny_models import tiny  # not above: it brings PyTorch
+
+    rows = [*GOOD, {"question": "What is en_XX?", "reply": "A language."}]
+    (here / "codes.json").write_text(json.dumps(rows))
+    model = tmp_path / "model"
+    tiny("mbart", model)
+    found = {}
+    for options in ((), ("--model-id", str(model))):
+        _, out, _ = command("check", "codes.json", "--json", *options)
+        (found[options],) = [each for each in json.loads(out)["findings"] if each["check"] == "control_tokens"]
+    without, with_model = found.values()
+    assert (without["verdict"], without["rows"]) == ("PASS", 0)
+    assert (with_model["verdict"], with_model["rows"]) == ("WARN", 1)
+    driver = seqtune.build_driver({"start": "base"})
+    inputs = {"data_path": "codes.json", "model_id": str(model)}
+    of_run = driver.execute(["data_findings", "token_findings"], inputs=inputs)
+    assert [each for part in of_run.values() for each in part if each["check"] == "control_tokens"] == [with_model]
+
+
 def test_checking_does_not_wait_for_pytorch(here: Path) -> None:
     script = "import sys; sys.argv = ['seqtune', 'check', 'good.json']\nfrom seqtune import cli\ncli.main()\n"
     script += "assert not {'torch', 'transformers', 'hamilton'} & set(sys.modules)"

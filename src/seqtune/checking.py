@@ -74,7 +74,7 @@ def unusable_rows(subject: Subject) -> Iterable[Finding]:
     """Rows that can't be used, a finding for each kind of problem: FAIL, or WARN where they are left out."""
     skip = subject.settings["on_bad_rows"] == "skip"
     for name, problems in subject.problems.items():
-        where, total = _where(subject, name), len(subject.raw[name])
+        where, total = _where(subject.sources, name), len(subject.raw[name])
         for check, (kinds, what) in KINDS.items():
             found = [problem for problem in problems if problem.kind in kinds]
             rows = len({problem.row for problem in found})
@@ -106,15 +106,35 @@ KINDS = {
 }
 
 
-def _where(subject: Subject, name: str) -> str:
+def _where(sources: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """The file, where there are several."""
-    return f"{subject.sources[name]['path']}: " if len(subject.sources) > 1 else ""
+    return f"{sources[name]['path']}: " if len(sources) > 1 else ""
 
 
 def contents(subject: Subject) -> Iterable[Finding]:
     """What stands in the texts of each file that one should know of."""
     for name, rows in subject.clean.items():
-        yield from texts.findings_of(rows, _where(subject, name))
+        yield from texts.findings_of(rows, _where(subject.sources, name))
+
+
+def control_tokens(subject: Subject) -> Iterable[Finding]:
+    """Control tokens in the texts of each file: those of many models, and those of the model that is named."""
+    return control_tokens_of(subject.clean, subject.sources, subject.tokenizer)
+
+
+def control_tokens_of(
+    clean: Mapping[str, Dataset],
+    sources: Mapping[str, Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Iterable[Finding]:
+    """The same of what a `Subject` holds."""
+    own = None
+    if tokenizer is not None:
+        from seqtune.data import plain  # not above: it brings transformers
+
+        own = plain.control_names(tokenizer)
+    for name, rows in clean.items():
+        yield texts.control_tokens(rows, _where(sources, name), own)
 
 
 def repetitions(subject: Subject) -> Iterable[Finding]:
@@ -149,20 +169,32 @@ def tokens_of_rows(subject: Subject) -> Iterable[Finding]:
 
 
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, repetitions, tokens_of_rows)
+CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, control_tokens, repetitions, tokens_of_rows)
+#: Those that need the tokenizer. In a run they are a node of their own, behind it.
+OF_TOKENS: tuple[Check, ...] = (control_tokens, tokens_of_rows)
 
 
-def findings_of(subject: Subject) -> list[Finding]:
+def findings_of(subject: Subject, checks_: Iterable[Check] = CHECKS) -> list[Finding]:
     """What all checks find."""
-    return [finding for check in CHECKS for finding in check(subject)]
+    return [finding for check in checks_ for finding in check(subject)]
 
 
 def in_a_run(subject: Subject) -> list[dict[str, Any]]:
-    """The findings of a run's data as the manifest has them; that there are warnings is said in a line."""
-    findings = findings_of(subject)
+    """The findings of a run's data, but those of tokens, as the manifest has them; warnings are said in a line."""
+    path = subject.sources["data"]["path"]
+    return said(findings_of(subject, [each for each in CHECKS if each not in OF_TOKENS]), path)
+
+
+def said(findings: Sequence[Finding], path: str, option: str = "") -> list[dict[str, Any]]:
+    """The findings as the manifest has them; which of them warn is said in a line.
+
+    Args:
+        findings: of a run.
+        path: the file.
+        option: of `seqtune check`, that shows them.
+    """
     if warned := list(dict.fromkeys(finding.check for finding in findings if finding.verdict != "PASS")):
-        path = subject.sources["data"]["path"]
-        warn(f"{path}: worth a look: {', '.join(warned)}; `seqtune check {path}` shows where")
+        warn(f"{path}: worth a look: {', '.join(warned)}; `seqtune check {path}{option}` shows where")
     return [finding.as_dict() for finding in findings]
 
 

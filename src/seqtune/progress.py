@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 logger = logging.getLogger("seqtune")
+
+Item = TypeVar("Item")
+#: Fewer rows than these are done with in a moment: steps that only look at them report nothing.
+MANY = 50_000
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,20 @@ def advance(stage: str, done: int, total: int, unit: str, **figures: float) -> N
     listener = _listener.get()
     if listener is not None:
         listener(Progress(stage, done, total, unit, figures))
+
+
+def along(items: Iterable[Item], stage: str, total: int, unit: str = "rows") -> Iterator[Item]:
+    """The items, reporting now and then how many of ``total`` have been taken; nothing where they are not `MANY`."""
+    if total < MANY:
+        yield from items
+        return
+    done = 0
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % 1000 == 0:
+            advance(stage, done, total, unit)
+    if done % 1000:
+        advance(stage, done, total, unit)
 
 
 @contextmanager

@@ -116,3 +116,16 @@ def test_in_use_too() -> None:
         assert answerer.sources == tokens.encode(tuned.tokenizer, CONTROL, limit)
         for ids in answerer.sources:
             assert plain.control_ids(tuned.tokenizer).isdisjoint(ids[:-1])
+
+
+def test_the_names_of_the_control_tokens() -> None:
+    names = plain.control_names(unigram_mbart())
+    assert names["en_XX"]
+    assert names["</s>"]
+    t5 = unigram_t5()
+    t5.add_tokens(["<user>", "hello", "{"])
+    assert plain.control_names(t5) == {
+        **dict.fromkeys(["</s>", "<extra_id_0>", "<extra_id_1>", "<pad>"], True),
+        "<unk>": False,
+        "<user>": False,
+    }

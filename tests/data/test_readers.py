@@ -17,8 +17,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from seqtune.data import readers
+from seqtune import progress
+from seqtune.data import opening, readers
 from seqtune.data.checks import bad_rows_error
+from seqtune.data.formats import parquet
 from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError
 
@@ -101,6 +103,8 @@ BOM = b"\xef\xbb\xbf"
         ("a.csv", as_table(ROWS, delimiter=";"), "csv"),
         ("a.csv", as_table(ROWS, delimiter="\t"), "csv"),
         ("comma", as_table(ROWS), "csv"),
+        ("a.jsonl", as_table(ROWS), "csv"),
+        ("a.json", as_table(ROWS, delimiter="\t"), "tsv"),
         ("a.tsv", as_table(ROWS, delimiter="\t"), "tsv"),
         ("tabs", as_table(ROWS, delimiter="\t"), "tsv"),
         ("a.parquet", as_parquet(ROWS), "parquet"),
@@ -374,3 +378,46 @@ def test_real_files(shared, name, rows, keys):
     content = read(shared / name)
     assert len(content) == rows
     assert set(content[0]) == keys
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, lzma.compress, as_zst])
+def test_reading_a_large_file_is_reported(write, monkeypatch, packed):
+    monkeypatch.setattr(opening, "LARGE", 10**6)
+    rows = [{"question": os.urandom(300).hex(), "reply": str(number)} for number in range(12_000)]
+    source = readers.identify(str(write("a.jsonl", packed(as_lines(rows)))), "train")
+    reports = []
+    with progress.listening(reports.append):
+        assert len(readers.read(source, "train")) == len(rows)
+        assert list(readers.rows_of(source, "train")) == rows  # an answering that reads has a display of its own
+    assert {report.stage for report in reports} == {"reading"}
+    done = [report.done for report in reports]
+    assert done == sorted(done)
+    assert len(set(done)) > 2
+    assert done[-1] == reports[-1].total == source["bytes"] // 10**6
+
+
+def test_reading_many_rows_of_parquet_is_reported(write, monkeypatch):
+    monkeypatch.setattr(parquet, "MANY", 5000)
+    rows = [{"question": str(number), "reply": "a"} for number in range(7000)]
+    reports = []
+    with progress.listening(reports.append):
+        readers.read(readers.identify(str(write("a.parquet", as_parquet(rows))), "train"), "train")
+    assert [(report.done, report.total) for report in reports] == [(n, 7000) for n in (2000, 4000, 6000, 7000)]
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress, as_zst])
+def test_a_packed_file_that_is_cut_off_says_behind_which_row(write, packed):
+    rows = [{"question": os.urandom(300).hex(), "reply": str(number)} for number in range(500)]
+    content = packed(as_lines(rows))
+    with pytest.raises(InputError, match=r"a\.jsonl: can't be unpacked: .*, behind row [1-9]\d*"):
+        read(write("a.jsonl", content[: len(content) * 2 // 3]))
+
+
+def test_parquet_with_checksums_is_not_read_when_a_byte_has_changed(write):
+    table = pyarrow.Table.from_pylist([{"question": "How do I reset it?", "reply": "Hold the button."}])
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = sink.getvalue().to_pybytes()
+    place = content.index(b"\x12\0\0\0How do I") + 4
+    with pytest.raises(InputError, match="can't be read as Parquet behind row 0"):
+        read(write("a.parquet", content[:place] + b"W" + content[place + 1 :]))

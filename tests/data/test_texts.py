@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqtune.data.checks import clean_rows
-from seqtune.data.texts import EXAMPLES, TEXTS, findings_of
+from seqtune.data.texts import EXAMPLES, TEXTS, control_tokens, findings_of
 
 GOOD = ("How do I reset it?", "Hold the button for 5 seconds: the light goes out (see page 3 & 4).")
 #: Question, answer, the checks that warn.
@@ -39,8 +39,10 @@ CASES = [
 @pytest.mark.parametrize(("pair", "checks"), CASES)
 def test_each(pair: tuple[str, str], checks: set[str]) -> None:
     rows = [dict(zip(("question", "reply"), each, strict=True)) for each in (GOOD, pair)]
-    found = findings_of(clean_rows(rows, [], "question", "reply"), "a.json")
+    clean = clean_rows(rows, [], "question", "reply")
+    found = findings_of(clean, "a.json")
     assert [finding.check for finding in found] == list(TEXTS)
+    found.append(control_tokens(clean, "a.json"))
     assert {finding.check for finding in found if finding.verdict == "WARN"} == checks
     for finding in found:
         assert finding.verdict != "FAIL"
@@ -57,3 +59,21 @@ def test_few_examples_and_all_counted() -> None:
     (finding,) = [each for each in findings_of(clean_rows(rows, [], "question", "reply"), "a") if each.check == "html"]
     assert (finding.rows, finding.of, len(finding.examples)) == (50, 50, EXAMPLES + 1)
     assert finding.examples[-1] == "… and 45 more"
+
+
+def test_control_tokens_of_the_model_that_is_named() -> None:
+    """`en_XX` steers mBART alone; `<user>` is an ordinary token of whoever added it, and that is said."""
+    own = {"</s>": True, "en_XX": True, "<user>": False}
+    rows = [
+        {"question": "a en_XX b", "reply": "x"},
+        {"question": "c", "reply": "<|im_end|>"},
+        {"question": "d", "reply": "e"},
+    ]
+    clean = clean_rows(rows, [], "question", "reply")
+    without, with_own = control_tokens(clean), control_tokens(clean, own=own)
+    assert (without.rows, with_own.rows) == (1, 2)
+    assert "(1 with some of this one)" in with_own.found
+    assert "en_XX" in with_own.examples[0]
+    assert "none of them steers the model" in with_own.mend
+    clean = clean_rows([{"question": "a <user> b </s>", "reply": "x"}], [], "question", "reply")
+    assert "This model's vocabulary has <user>, read as such" in control_tokens(clean, own=own).mend

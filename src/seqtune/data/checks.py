@@ -17,7 +17,7 @@ from seqtune.data.keys import MISSING, likeliest, paths_of, value_at, without
 from seqtune.data.opening import FOREIGN_MEND
 from seqtune.data.problems import Doubled, Problem, Unreadable, counted, kind_of, listed
 from seqtune.errors import InputError
-from seqtune.progress import say
+from seqtune.progress import along, say
 
 #: Rows of a part of the clean rows.
 PART = 10_000
@@ -62,7 +62,7 @@ def check_rows(
     problems: list[Problem] = []
     found = dict.fromkeys(keys, 0)
     readable = False
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(along(rows, "checking rows", len(rows)), 1):
         if isinstance(row, Unreadable):
             problems.append(row.at(number))
             continue
@@ -133,7 +133,7 @@ def clean_rows(
     parts: list[Any] = []
     several = False
     columns: dict[str, list] = {name: [] for name in types}
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(along(rows, "taking texts out of rows", len(rows)), 1):
         if number not in bad and isinstance(row, dict):
             texts = [value_at(row, key) for key in (input_text_key, output_text_key)]
             question, answer = map(as_text, texts) if values_as_text else texts

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from seqtune.progress import MANY, advance
+
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
 BATCH = 10_000
 
 
-def batches(dataset: Dataset, *columns: str, size: int = BATCH) -> Iterator[tuple[list[Any], ...]]:
-    """The values of the columns, a list each, some thousand rows at a time."""
+def batches(dataset: Dataset, *columns: str, size: int = BATCH, stage: str = "") -> Iterator[tuple[list[Any], ...]]:
+    """The values of the columns, a list each, some thousand rows at a time; a stage that is named reports them."""
     arrow: Any = dataset.select_columns(list(columns)).with_format("arrow")
-    for start in range(0, len(dataset), size):
+    total = len(dataset)
+    for start in range(0, total, size):
         table = arrow[start : start + size]
         yield tuple(table.column(name).to_pylist() for name in columns)
+        if stage and total >= MANY:
+            advance(stage, min(start + size, total), total, "rows")
 
 
 def digests(dataset: Dataset, column: str, key: Callable[[str], str]) -> NDArray[np.uint64]:

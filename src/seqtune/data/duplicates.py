@@ -120,17 +120,19 @@ def few_answers(rows: Dataset) -> Finding:
         f"{counted(int(counts[each]), 'row')}: {_short(rows[int(first[each])]['reference'])}" for each in top
     )
     enough = len(rows) >= CLOSED_ROWS
+    closed = enough and len(rows) >= CLOSED * len(counts)
+    if closed:
+        found = f"nearly a closed set: {found}"
     if enough and counts.max() > len(rows) / 2:
         text = f"{found}; one of them is the answer of {counts.max() / len(rows):.0%} of the rows"
         mend = "A model that always says this scores well and helps nobody. Balance the file, or compare with that."
         return Finding("few_answers", "WARN", text, int(counts.max()), len(rows), examples, mend)
-    if enough and len(rows) >= CLOSED * len(counts):
-        text = f"nearly a closed set: {found}"
+    if closed:
         mend = (
             "The model learns to choose among these, not to write: exact_match is the score to look at, and a "
             "classifier or a look-up would be simpler and as good."
         )
-        return Finding("few_answers", "WARN", text, len(rows), len(rows), examples, mend)
+        return Finding("few_answers", "WARN", found, len(rows), len(rows), examples, mend)
     return Finding("few_answers", "PASS", found, of=len(rows))
 
 

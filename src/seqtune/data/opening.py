@@ -19,19 +19,22 @@ from typing import IO, Any
 
 from seqtune.data.problems import quoted
 from seqtune.errors import InputError, did_you_mean
+from seqtune.progress import advance
 
+#: Bytes that are read at a time, and the size (bytes) from which on a file's reading is reported.
+PIECE, LARGE = 2**20, 8 * 10**6
 EXPECTED = (
     "Expected a JSON, JSON Lines, CSV, TSV or Parquet file, a saved dataset folder, or a hub dataset id (owner/name)."
 )
 
 
-def _unpack_zstd(path: Path) -> Any:
+def _unpack_zstd(stream: IO[bytes]) -> Any:
     import pyarrow
 
-    return pyarrow.input_stream(str(path), compression="zstd")
+    return pyarrow.input_stream(stream, compression="zstd")
 
 
-UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
+UNPACKERS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"\xfd7zXZ\x00": lzma.open,
     b"\x28\xb5\x2f\xfd": _unpack_zstd,
@@ -58,12 +61,38 @@ _WORD_BEFORE, _WORD_BEHIND = re.compile(r"\w+$"), re.compile(r"^\w+")
 _DAMAGES = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
+class DamagedError(InputError):
+    """A packed file that can't be unpacked to its end."""
+
+
+class _Reported(io.FileIO):
+    """A file that reports how many megabytes of it have been read; a small one nothing."""
+
+    def __init__(self, path: Path, stage: str):
+        super().__init__(path)
+        size = path.stat().st_size
+        self.stage, self.done, self.total = stage, 0, size if stage and size >= LARGE else 0
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read, and report."""
+        count = super().readinto(buffer) or 0
+        self.done += count
+        if self.total:
+            advance(self.stage, min(self.done, self.total) // 10**6, self.total // 10**6, "MB")
+        return count
+
+
 @contextmanager
-def unpacked(path: Path) -> Iterator[IO[bytes]]:
+def unpacked(path: Path, stage: str = "") -> Iterator[IO[bytes]]:
     """The file as a stream of bytes, unpacked where its first bytes say that it is packed.
 
+    Args:
+        path: packed or not.
+        stage: what to call the reading in the progress display; nothing is reported without.
+
     Raises:
-        InputError: an archive, a workbook, an unknown compression, or damaged while it is read.
+        InputError: an archive, a workbook, an unknown compression.
+        DamagedError: while it is read.
     """
     with path.open("rb") as stream:
         magic = stream.read(6)
@@ -72,8 +101,12 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
             raise InputError(f"{path}: {what}", mend=mend)
     unpack = next((unpack for start, unpack in UNPACKERS.items() if magic.startswith(start)), None)
     try:
-        with path.open("rb") if unpack is None else unpack(path) as stream:
-            yield stream
+        with io.BufferedReader(_Reported(path, stage), PIECE) as packed:
+            if unpack is None:
+                yield packed
+            else:
+                with unpack(packed) as stream:
+                    yield stream
     except _DAMAGES as error:
         raise _damaged(path, error) from None
     except OSError as error:
@@ -83,20 +116,24 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def decoded(path: Path, codec: str, newline: str) -> Iterator[io.TextIOWrapper]:
+def decoded(path: Path, codec: str, newline: str, stage: str = "") -> Iterator[io.TextIOWrapper]:
     r"""The file as a stream of text, without a byte order mark.
 
     Args:
         path: packed or not.
         codec: what `codec_of` found.
         newline: as for `open`: ``"\n"`` for lines that end with nothing else, ``""`` for CSV.
+        stage: as for `unpacked`.
 
     Raises:
         InputError: as `unpacked`; or, in any encoding but UTF-8, bytes that it does not have, with offset and line.
     """
     errors = "surrogateescape" if codec == "utf-8-sig" else "strict"
     try:
-        with unpacked(path) as stream, io.TextIOWrapper(stream, encoding=codec, errors=errors, newline=newline) as text:
+        with (
+            unpacked(path, stage) as stream,
+            io.TextIOWrapper(stream, encoding=codec, errors=errors, newline=newline) as text,
+        ):
             yield text
     except UnicodeError as error:
         raise _undecodable(path, codec) or error from None
@@ -109,7 +146,8 @@ def codec_of(path: Path, encoding: str) -> str:
         InputError: no such encoding, or the file shows that it is in another one.
     """
     with unpacked(path) as stream:
-        head = stream.read(4096)
+        readable: Any = stream
+        head: bytes = readable.read1(4096)  # of a packed file that is cut off soon, what there is
     shown = next(((name, codec) for mark, name, codec in MARKS if head.startswith(mark)), None)
     if encoding == "auto":
         return shown[1] if shown else _without_mark(head)
@@ -219,5 +257,5 @@ def _undecodable(path: Path, codec: str) -> InputError | None:
     return None
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: can't be unpacked: {error}", mend="Was it cut off? Copy or download it again.")
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(f"{path}: can't be unpacked: {error}", mend="Was it cut off? Copy or download it again.")

@@ -130,7 +130,7 @@ def _in_hash_order(dataset: Dataset, groups: Groups, numbers: NDArray, random_st
     place = np.argsort(rows)  # in the order of the file, to be read in one go
     hashes = np.empty(len(rows), dtype="S64")
     at = 0
-    for (texts,) in batches(dataset.select(rows[place]), "input"):
+    for (texts,) in batches(dataset.select(rows[place]), "input", stage="splitting"):
         hashes[place[at : at + len(texts)]] = [
             content_hash(f"split {random_state}", question_key(text)).encode() for text in texts
         ]

@@ -9,10 +9,14 @@ Not covered: the unknown token. It stands for any character that a vocabulary la
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+#: What no word is: a token of one character may be one, and so may letters alone.
+_MARK = re.compile(r"(?=\S{3})\S*[^\w\s]\S*|\w+_\w+")
 
 
 def encode(
@@ -55,6 +59,17 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     unknown: Any = tokenizer.unk_token_id
     return frozenset({*tokenizer.all_special_ids, *special} - {unknown})
+
+
+def control_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
+    """The tokens of a model that are no words, as they might stand in a text, and whether `encode` spells them out.
+
+    It spells out those by which the model is steered; others that were added to the vocabulary (``<user>``) are the
+    wish of whoever added them.
+    """
+    spelled = {str(tokenizer.convert_ids_to_tokens(each)) for each in control_ids(tokenizer)}
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return {name: name in spelled for name in sorted(spelled | added) if _MARK.fullmatch(name)}
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, token: int, control: frozenset[int]) -> list[int]:

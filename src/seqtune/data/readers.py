@@ -22,6 +22,7 @@ from seqtune.data import formats, opening, packed, sets
 from seqtune.data.opening import EXPECTED
 from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError, did_you_mean
+from seqtune.progress import along
 
 #: What a name says of the format, where the content leaves it open.
 FORMATS = {
@@ -45,6 +46,9 @@ UNPACKED_SUFFIXES = (".gz", ".xz", ".zst")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: What JSON data begins with, and a CSV header hardly ever.
 JSON_START = re.compile(r'\[\s*(\{\s*["}]|\]|$)|\{\s*"')
+
+#: Names of columns, and nothing that a line of JSON might be.
+HEADER = re.compile(r'"?[^\W\d][\w .-]*"?([,;\t]"?[^\W\d][\w .-]*"?)+$')
 
 
 def identify(data_path: str, dataset_split: str, encoding: str = "auto") -> dict[str, Any]:
@@ -106,18 +110,22 @@ def read(source: dict[str, Any], dataset_split: str) -> Sequence[dict | Unreadab
     Raises:
         InputError: the file as a whole is not what its format asks for, or it has no rows.
     """
-    return packed.kept(rows_of(source, dataset_split))
+    return packed.kept(_rows_of(source, dataset_split, "reading"))
 
 
 def rows_of(source: dict[str, Any], dataset_split: str) -> Iterator[dict | Unreadable]:
     """The same rows one after another, for files that are larger than memory. Raises as `read` does, on the way."""
+    return _rows_of(source, dataset_split, "")
+
+
+def _rows_of(source: dict[str, Any], dataset_split: str, stage: str) -> Iterator[dict | Unreadable]:
     where = source["path"]
     if source["kind"] == "hub":
         yield from sets.read_hub(where, source["revision"], dataset_split)
     elif source["kind"] == "folder":
         yield from sets.read_folder(Path(where), where, dataset_split)
     else:
-        for _, row in _numbered(source):
+        for _, row in _numbered(source, stage):
             yield row
 
 
@@ -130,7 +138,7 @@ def lines_of(source: dict[str, Any], rows: Collection[int]) -> dict[int, int]:
         return {}
     wanted, last = set(rows), max(rows)
     found = {}
-    for number, (line, _) in enumerate(_numbered(source), 1):
+    for number, (line, _) in enumerate(along(_numbered(source, ""), "looking up lines", last), 1):
         if number in wanted:
             found[number] = line
         if number >= last:
@@ -139,19 +147,23 @@ def lines_of(source: dict[str, Any], rows: Collection[int]) -> dict[int, int]:
     return found if any(line > 1 for line in found.values()) or source["format"] != "json" else {}
 
 
-def _numbered(source: dict[str, Any]) -> Iterator[tuple[int, dict | Unreadable]]:
-    """Line and row of a file."""
-    where, path = source["path"], Path(source["path"])
+def _numbered(source: dict[str, Any], stage: str) -> Iterator[tuple[int, dict | Unreadable]]:
+    """Line and row of a file; a stage that is named is reported."""
+    where, path, count = source["path"], Path(source["path"]), 0
     try:
         if source["format"] == "parquet":
             with opening.unpacked(path) as stream:
                 # Parquet is read from its end, which a packed file does not have at hand.
                 whole = stream if isinstance(stream, io.BufferedReader) else io.BytesIO(stream.read())
-                yield from formats.rows_of_parquet(whole, where)
+                yield from formats.rows_of_parquet(whole, where, stage)
             return
         parser, newline = PARSERS[source["format"]]
-        with opening.decoded(path, source["encoding"], newline) as text:
-            yield from parser(text, where)
+        with opening.decoded(path, source["encoding"], newline, stage) as text:
+            for each in parser(text, where):
+                yield each
+                count += 1
+    except opening.DamagedError as error:
+        raise InputError(f"{error.headline}, behind row {count:,}", mend=error.mend) from None
     except OSError as error:
         raise InputError(f"{where}: can't be read: {error.strerror or error}", mend=EXPECTED) from None
 
@@ -178,6 +190,8 @@ def _format(path: Path, encoding: str) -> tuple[str, str | None]:
         lines = first[0] == "{" and (named == "jsonl" or (first[-1] == "}" and second[:1] == "{"))
         # A whole value on the first line and more below it can only be JSON Lines.
         return "jsonl" if lines or (second and _is_json(first)) else "json", codec
+    if named in ("json", "jsonl") and HEADER.match(first):
+        named = None  # no row of JSON begins like that
     guessed = "tsv" if "\t" in first else "csv" if "," in first or ";" in first else None
     if named or guessed:
         return str(named or guessed), codec

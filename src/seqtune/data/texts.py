@@ -7,7 +7,7 @@ All of it in one pass over the rows; none of it stops a run. Not covered: what r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: So many examples of each finding are kept.
 EXAMPLES = 5
 
-#: Tokens by which models are steered. In a text they are text: see `tokens.encode`.
+#: Tokens by which models of all kinds are steered. In a text they are text: see `tokens.encode`.
 CONTROL_TOKENS = re.compile(
     r"</?s>|<(?:pad|unk|mask|bos|eos|cls|sep|extra_id_\d+|start_of_turn|end_of_turn)>|<\|[\w▁ ]{1,40}\|>"
     r"|\[/?INST\]|<</?SYS>>|\[(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS)\]"
@@ -45,6 +45,12 @@ class _Tally:
     rows: int = 0
     examples: list[str] = field(default_factory=list)
 
+    def add(self, example: str) -> None:
+        """Count a row."""
+        self.rows += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
 
 #: Check → what it is called in a sentence, what to do about it.
 TEXTS = {
@@ -55,11 +61,6 @@ TEXTS = {
     "answer_begins_question": (
         "rows whose answer is the beginning of the question",
         "Was the answer cut off, or are the fields swapped?",
-    ),
-    "control_tokens": (
-        "texts with control tokens of models",
-        "They are kept as plain text, in training and in use: none of them steers the model. Take them out if they are "
-        "left over from another tool's format.",
     ),
     "control_characters": ("texts with control characters", "Left over from a terminal or a printer? Take them out."),
     "garbled_letters": (
@@ -77,25 +78,53 @@ TEXTS = {
 
 
 def findings_of(rows: Dataset, where: str = "") -> list[Finding]:
-    """A finding for each check of `TEXTS`.
+    """A finding for each check of `TEXTS`; control tokens have a function of their own.
 
     Args:
         rows: clean rows, masked where that was asked for.
         where: begins each sentence; their file, where there are several.
     """
     tallies = {check: _Tally() for check in TEXTS}
-    for part in batches(rows, "row", "input", "reference"):
+    for part in batches(rows, "row", "input", "reference", stage="looking at texts"):
         for number, question, answer in zip(*part, strict=True):
             for check, example in _seen(question, answer):
-                tally = tallies[check]
-                tally.rows += 1
-                if len(tally.examples) < EXAMPLES:
-                    tally.examples.append(f"row {number}  {example}")
-    return [_finding(check, tallies[check], where, len(rows)) for check in TEXTS]
+                tallies[check].add(f"row {number}  {example}")
+    return [_finding(check, TEXTS[check], tallies[check], where, len(rows)) for check in TEXTS]
 
 
-def _finding(check: str, tally: _Tally, where: str, total: int) -> Finding:
-    what, mend = TEXTS[check]
+def control_tokens(rows: Dataset, where: str = "", own: Mapping[str, bool] | None = None) -> Finding:
+    """Tokens in the texts by which models are steered.
+
+    Args:
+        rows: clean rows.
+        where: begins the sentence; their file, where there are several.
+        own: those of the model that is to be tuned (`plain.control_names`), besides `CONTROL_TOKENS`.
+    """
+    own = own or {}
+    more = sorted((name for name in own if not CONTROL_TOKENS.fullmatch(name)), key=len, reverse=True)
+    pattern = re.compile("|".join([*map(re.escape, more), CONTROL_TOKENS.pattern]))
+    signs = ("<", "[", *(name for name in more if name[0] not in "<["))  # without one of these there is none
+    tally, of_this, kept = _Tally(), 0, dict[str, None]()
+    for numbers, *both in batches(rows, "row", "input", "reference", stage="looking for control tokens"):
+        for number, *texts in zip(numbers, *both, strict=True):
+            found = [each for text in texts if any(sign in text for sign in signs) for each in pattern.finditer(text)]
+            if found:
+                tally.add(f"row {number}  {_excerpt(found[0].string, found[0].start())}")
+                of_this += any(each[0] in own for each in found)
+                kept.update((each[0], None) for each in found if not own.get(each[0], True))
+    what = "texts with control tokens of models" + (f" ({of_this:,} with some of this one)" if of_this else "")
+    mend = "They are kept as plain text, in training and in use: none of them steers the model."
+    if kept:
+        mend = (
+            f"This model's vocabulary has {', '.join(list(kept)[:5])}, read as such; the others are kept as plain text."
+        )
+    return _finding(
+        "control_tokens", (what, f"{mend} Take out what another tool's format left over."), tally, where, len(rows)
+    )
+
+
+def _finding(check: str, words: tuple[str, str], tally: _Tally, where: str, total: int) -> Finding:
+    what, mend = words
     if not tally.rows:
         return Finding(check, "PASS", f"{where}no {what}", of=total)
     more = [f"… and {tally.rows - EXAMPLES:,} more"] if tally.rows > EXAMPLES else []
@@ -124,7 +153,6 @@ def _seen(question: str, answer: str) -> Iterator[tuple[str, str]]:
 
 #: Check, its pattern, and characters without which the pattern can't match.
 _PATTERNS = (
-    ("control_tokens", CONTROL_TOKENS, "<["),
     ("control_characters", _CONTROL, None),
     ("garbled_letters", _MOJIBAKE, "ÃÂÐÑâ\ufffd"),
     ("html", _HTML, "<&"),

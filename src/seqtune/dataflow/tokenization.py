@@ -6,13 +6,14 @@ padded, end-of-sequence included).
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from datasets import Dataset
 from hamilton.function_modifiers import cache, config
 from transformers import PreTrainedTokenizerBase
 
-from seqtune import settings
+from seqtune import checking, settings
 from seqtune.data import lengths, roundtrip, streaming, tokens
 from seqtune.models import adapters, loading, pieces
 from seqtune.models.loading import BaseCheckpoint
@@ -210,11 +211,16 @@ def token_findings(
     tokenizer_loss: dict[str, Any],
     preserved_characters: list[str],
     encoded_train: Dataset,
+    clean_rows: dict[str, Any],
+    data_sources: dict[str, Any],
+    base_tokenizer: PreTrainedTokenizerBase,
+    base_checkpoint: BaseCheckpoint,
     versions: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """The checks that need the tokenizer: lengths, and what is lost."""
+    """The checks that need the tokenizer: control tokens in the texts, lengths, and what is lost."""
     found = [
+        *checking.control_tokens_of(clean_rows, data_sources, base_tokenizer),
         lengths.finding(training_lengths, length_limits, cut_rows, len(encoded_train)),
         roundtrip.finding(tokenizer_loss, bool(preserved_characters)),
     ]
-    return [each.as_dict() for each in found]
+    return checking.said(found, data_sources["data"]["path"], f" --model-id {shlex.quote(base_checkpoint.model_id)}")

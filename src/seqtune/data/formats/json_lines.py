@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TextIO
 
-from seqtune.data.formats.words import DEPTH, hint, nested, no_json, reason
+from seqtune.data.formats.words import DEPTH, deep, hint, nested, no_json, reason
 from seqtune.data.opening import foreign_byte
 from seqtune.data.problems import KEPT, Unreadable, depth_of, excerpt, kind_of
 from seqtune.data.scanning import DECODER
@@ -42,7 +42,7 @@ def _row(line: str, number: int) -> dict | Unreadable:
             no_json(error), f"{found}  {hint(text, error.pos)}".rstrip(), text[:KEPT], number, error.pos + 1
         )
     except (ValueError, RecursionError) as error:
-        return Unreadable(reason(error), "", text[:KEPT], number)
+        return Unreadable(reason(error), deep(error), text[:KEPT], number)
     if not isinstance(row, dict):
         return Unreadable(f"is {kind_of(row)}", "expected an object", text[:KEPT], number)
     if text.count("{") + text.count("[") > DEPTH and depth_of(row, DEPTH + 1) > DEPTH:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from seqtune.data.formats.words import DEPTH, SHAPE, hint, nested, no_json, reason
+from seqtune.data.formats.words import DEPTH, SHAPE, deep, hint, nested, no_json, reason
 from seqtune.data.opening import foreign_byte
 from seqtune.data.problems import KEPT, Unreadable, depth_of, excerpt, kind_of
 from seqtune.data.scanning import PIECE, Window
@@ -80,7 +80,7 @@ class _Rows:
             cut = error.msg.startswith("Unterminated") and window.ended
             return self._broken(start, len(window.text) if cut else error.pos, no_json(error))
         except (ValueError, RecursionError) as error:
-            return self._broken(start, start, reason(error))
+            return self._broken(start, start, reason(error), deep(error))
         text = window.text[start:end]
         behind = window.skip_space(end)
         mark = window.text[behind : behind + 1]
@@ -102,13 +102,13 @@ class _Rows:
             self.keys.update(value)
         return value
 
-    def _broken(self, start: int, fault: int, what: str) -> tuple[Unreadable, bool]:
+    def _broken(self, start: int, fault: int, what: str, expected: str = "") -> tuple[Unreadable, bool]:
         """What stands in the place of a row that is no JSON; moves on to the next row, or to the end."""
         window = self.window
         line, column = window.place(fault)
         ends = window.skip_space(fault) >= len(window.text)
         found = "the file ends here: was it cut off?" if ends else f"found: {excerpt(window.text, fault)}"
-        found = f"{found}  {hint(window.text, fault)}".rstrip()
+        found = f"{expected}  {found}  {hint(window.text, fault)}".strip()
         text = window.text[start : start + KEPT]
         self.position = len(window.text) if ends else self._next_row(fault)
         if self.position < len(window.text):

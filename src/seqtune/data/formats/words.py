@@ -11,6 +11,7 @@ from seqtune.data.problems import KEPT, Unreadable
 SHAPE = 'Expected a list of objects: [{"question": "…", "reply": "…"}, …], or one such object a line.'
 #: Lists and objects in each other down to this depth; Python's own tools give up at a few hundred.
 DEPTH = 64
+NESTED = f"expected at most {DEPTH} levels"
 
 
 def no_json(error: json.JSONDecodeError) -> str:
@@ -18,9 +19,14 @@ def no_json(error: json.JSONDecodeError) -> str:
     return f"is no JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at').removesuffix(' starting')}"
 
 
+def deep(error: BaseException) -> str:
+    """What was expected of a row that Python's parser gave up."""
+    return NESTED if isinstance(error, RecursionError) else ""
+
+
 def nested(text: str, line: int) -> Unreadable:
     """A row that is nested too deeply."""
-    return Unreadable("is nested too deeply", f"expected at most {DEPTH} levels", text[:KEPT], line)
+    return Unreadable("is nested too deeply", NESTED, text[:KEPT], line)
 
 
 def hint(text: str, position: int) -> str:

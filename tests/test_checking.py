@@ -12,7 +12,7 @@ import pytest
 
 import seqtune
 
-GOOD = [{"question": f"What is {i}?", "reply": f"It is number {i}."} for i in range(20)]
+GOOD = [{"question": f"What is {i}?", "reply": f"It is number {i}."} for i in range(30)]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_good_rows_pass(command: Callable, here: Path) -> None:
     status, out, err = command("check", "good.json")
     assert (status, err) == (0, "")
-    assert out.splitlines()[0] == "PASS  reading  good.json: 20 rows, JSON list, UTF-8"
+    assert out.splitlines()[0] == "PASS  reading  good.json: 30 rows, JSON list, UTF-8"
     assert out.splitlines()[-1].startswith("PASS  ")
     assert [path.name for path in here.iterdir()] == ["good.json"]
 
@@ -37,8 +37,8 @@ def test_bad_rows_fail_or_are_left_out(command: Callable, here: Path) -> None:
     assert (status, found["verdict"]) == (2, "FAIL")
     failed = {each["check"]: each for each in found["findings"] if each["verdict"] == "FAIL"}
     assert {name: (each["rows"], each["of"]) for name, each in failed.items()} == {
-        "missing_text": (2, 22),
-        "not_text": (1, 22),
+        "missing_text": (2, 32),
+        "not_text": (1, 32),
     }
     status, out, _ = command("check", "bad.json", "--json", "--on-bad-rows", "skip")
     assert (status, json.loads(out)["verdict"]) == (0, "WARN")
@@ -63,9 +63,9 @@ def test_a_run_has_them_in_its_manifest(here: Path, tiny_t5: Path) -> None:
     assert found[0] == {
         "check": "reading",
         "verdict": "PASS",
-        "found": "good.json: 20 rows, JSON list, UTF-8",
+        "found": "good.json: 30 rows, JSON list, UTF-8",
         "rows": 0,
-        "of": 20,
+        "of": 30,
         "examples": [],
         "mend": "",
     }
@@ -95,3 +95,12 @@ def test_checking_does_not_wait_for_pytorch(here: Path) -> None:
     script = "import sys; sys.argv = ['seqtune', 'check', 'good.json']\nfrom seqtune import cli\ncli.main()\n"
     script += "assert not {'torch', 'transformers', 'hamilton'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=here)
+
+
+def test_own_files_that_overlap_are_told(command: Callable, here: Path) -> None:
+    rows = [{"question": f"{word} and where is it kept?", "reply": word} for word in ("lamp", "key", "cup", "map")]
+    (here / "own.json").write_text(json.dumps([*GOOD[:3], *rows]))
+    status, out, _ = command("check", "good.json", "--hold-out-path", "own.json", "--json")
+    (finding,) = [each for each in json.loads(out)["findings"] if each["check"] == "splits"]
+    assert (status, finding["verdict"]) == (0, "WARN")
+    assert finding["examples"] == ["3 training rows were left out: the same question is in the hold-out file"]

@@ -36,6 +36,7 @@ class Subject:
         problems: what makes rows of each file unusable.
         clean: the usable rows of each file: ``row``, ``input``, ``reference``, ``extra``.
         sets: ``train``, ``validation`` and ``hold_out``; empty where the rows can't be divided.
+        split_warnings: what to know of the division.
         groups: of the rows to divide (`division.used`); None where there are none.
         tokenizer: of the base model; None where no model is named, and then checks of tokens find nothing to say.
         model_path: the folder of that model.
@@ -47,6 +48,7 @@ class Subject:
     problems: Mapping[str, Sequence[Problem]]
     clean: Mapping[str, Dataset]
     sets: Mapping[str, Dataset] = field(default_factory=dict)
+    split_warnings: Sequence[str] = ()
     groups: Groups | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     model_path: str = ""
@@ -151,6 +153,17 @@ def repetitions(subject: Subject) -> Iterable[Finding]:
         yield duplicates.leakage(rows, subject.groups, subject.sets, own)
 
 
+def splits(subject: Subject) -> Iterable[Finding]:
+    """How the rows are divided, what was left out of own files, and where near-duplicates had to be torn apart."""
+    if not subject.sets:
+        return
+    sizes = [f"{len(rows):,} {name.replace('_', '-')}" for name, rows in subject.sets.items()]
+    total = sum(map(len, subject.sets.values()))
+    found, warnings = f"{', '.join(sizes)} rows", tuple(subject.split_warnings)
+    mend = "More rows, or own files that do not overlap, mend it." if warnings else ""
+    yield Finding("splits", "WARN" if warnings else "PASS", found, of=total, examples=warnings, mend=mend)
+
+
 def tokens_of_rows(subject: Subject) -> Iterable[Finding]:
     """Lengths, and what the tokenizer loses, where a model is named. (In a run these are nodes of their own.)"""
     if subject.tokenizer is None or not subject.sets:
@@ -169,7 +182,7 @@ def tokens_of_rows(subject: Subject) -> Iterable[Finding]:
 
 
 #: Every check, in the order in which they are shown.
-CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, control_tokens, repetitions, tokens_of_rows)
+CHECKS: tuple[Check, ...] = (reading, unusable_rows, contents, control_tokens, repetitions, splits, tokens_of_rows)
 #: Those that need the tokenizer. In a run they are a node of their own, behind it.
 OF_TOKENS: tuple[Check, ...] = (control_tokens, tokens_of_rows)
 
@@ -231,15 +244,16 @@ def _subject(settings: Mapping[str, Any]) -> tuple[Subject, list[Finding]]:
             problems[name] = intake.problems_of(raw[name], sources[name], settings)
     stopped: list[Finding] = []
     sets: dict[str, Any] = {}
-    groups = None
+    groups, warnings = None, ()
     try:
         clean = {name: intake.clean_of(rows, problems[name], settings) for name, rows in raw.items()}
         groups = division.groups_of(clean, settings)
         divided = division.made(clean, settings, groups)
         sets = {"train": divided.train, "validation": divided.validation, "hold_out": divided.hold_out}
+        warnings = divided.warnings
     except InputError as error:
         stopped = [_failed("splits", error)]
-    subject = Subject(settings, sources, raw, problems, clean, sets, groups)
+    subject = Subject(settings, sources, raw, problems, clean, sets, warnings, groups)
     return replace(subject, **_model_of(settings)), stopped
 
 

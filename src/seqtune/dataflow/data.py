@@ -193,12 +193,13 @@ def data_findings(
     train_set: Dataset,
     validation_set: Dataset,
     hold_out_set: Dataset,
+    split_warnings: list,
     question_groups: Groups,
 ) -> list[dict[str, Any]]:
     """What the checks of the data say, as `seqtune check` shows it: verdict, finding, examples, mend."""
     sets = {"train": train_set, "validation": validation_set, "hold_out": hold_out_set}
-    subject = checking.Subject(data_settings, data_sources, raw_rows, row_problems, clean_rows, sets, question_groups)
-    return checking.in_a_run(subject)
+    files = data_sources, raw_rows, row_problems, clean_rows
+    return checking.in_a_run(checking.Subject(data_settings, *files, sets, split_warnings, question_groups))
 
 
 @config.when(start="base")

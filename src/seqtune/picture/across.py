@@ -7,16 +7,18 @@ step is a line between two neighbouring layers.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from seqtune.picture.rows import Point
 
 COLUMN_GAP = 16  # SVG units between boxes
 TRUNK_GAP = 8  # … beside a line
 SMALL_BEND = 40  # a larger one is meant
+CENTRE = 0.02  # how much every box is drawn to the middle of the picture; a line to a neighbour has 1 or more
 
 Key = str | Point
 Layers = list[list[Key]]
@@ -28,8 +30,15 @@ def middles(
 ) -> dict[Key, float]:
     """The horizontal middle of every box (by name) and every point of a trunk (by (start, row))."""
     layers, steps = layered(rows, trunks)
-    layers = ordered(layers, steps)
-    return straightened(layers, steps, widths, aligned(layers, steps, widths))
+    return dict(_middles(tuple(map(tuple, layers)), tuple(steps), tuple(widths.items())))
+
+
+@functools.lru_cache(maxsize=4)  # the trials of a sweep draw the same picture again and again
+def _middles(
+    layers: tuple[tuple[Key, ...], ...], steps: tuple[tuple[Key, Key], ...], widths: tuple[tuple[str, float], ...]
+) -> Mapping[Key, float]:
+    ordered_layers, wide = ordered([list(layer) for layer in layers], list(steps)), dict(widths)
+    return straightened(ordered_layers, list(steps), wide, aligned(ordered_layers, list(steps), wide))
 
 
 def layered(rows: list[list[str]], trunks: Mapping[tuple[str, str], list[Point]]) -> tuple[Layers, Steps]:
@@ -100,26 +109,27 @@ def aligned(layers: Layers, steps: Steps, widths: Mapping[str, float]) -> dict[K
         weight = (1.0, 2.0, 8.0)[isinstance(a, tuple) + isinstance(b, tuple)]
         near[a].append((b, weight))
         near[b].append((a, weight))
+    offsets = [list(accumulate((distance(*two, widths) for two in pairwise(layer)), initial=0.0)) for layer in layers]
     across: dict[Key, float] = {key: 0.0 for layer in layers for key in layer}
+    whole = list(zip(layers, offsets, strict=True))
     for turn in range(160):
-        for layer in layers if turn % 2 == 0 else reversed(layers):
-            offsets, pools = [0.0][: len(layer)], []
-            for left, right in pairwise(layer):
-                offsets.append(offsets[-1] + distance(left, right, widths))
-            for key, offset in zip(layer, offsets, strict=True):
-                pull = [(0.0, 0.02)]  # a little to the middle of the picture
+        straight = turn >= 40  # later turns weigh a line by its length rather than its square: one bend, not a slant
+        for layer, apart in whole if turn % 2 == 0 else reversed(whole):
+            pools: list[tuple[float, float, int]] = []
+            for key, offset in zip(layer, apart, strict=False):
+                here, pulls, strengths = across[key], [], [CENTRE]
                 for other, strength in near[key]:
-                    # later turns weigh a line by its length rather than its square: one bend, not a slant
-                    bend = max(abs(across[other] - across[key]), 3.0) if turn >= 40 else 10.0
-                    pull.append((across[other], strength * 10.0 / bend))
-                weight = math.fsum(strength for _, strength in pull)
-                wish = math.fsum(x * strength for x, strength in pull) / weight
-                pools.append((wish - offset, weight, 1))
+                    there = across[other]
+                    strength = strength * 10.0 / max(abs(there - here), 3.0) if straight else strength
+                    pulls.append(there * strength)
+                    strengths.append(strength)
+                weight = math.fsum(strengths)
+                pools.append((math.fsum(pulls) / weight - offset, weight, 1))
                 while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
                     (x, v, m), (y, w, n) = pools[-2:]
                     pools[-2:] = [((x * v + y * w) / (v + w), v + w, m + n)]
             fitted = [x for x, _, size in pools for _ in range(size)]
-            across.update({key: x + offset for key, x, offset in zip(layer, fitted, offsets, strict=True)})
+            across.update({key: x + offset for key, x, offset in zip(layer, fitted, apart, strict=False)})
     return across
 
 

@@ -152,6 +152,14 @@ def test_a_model_that_does_more_behind_its_head_is_found_out():
         assert not speed.agrees(model, batch, plain * 1.001, paths, "fp32")
 
 
+def test_rounding_is_no_disagreement_where_the_loss_is_nearly_nothing():
+    model, batch = adapted("t5").eval(), collate(rows("t5"), 0)
+    tokens = (batch["labels"] != -100).sum(dim=1)
+    sure = speed.FastPaths(lambda *_: tokens * 1.2e-4, speed.Dice(0))
+    assert speed.agrees(model, batch, tokens * 1e-4, sure, "fp32")
+    assert not speed.agrees(model, batch, tokens * 1e-3, sure, "fp32")
+
+
 @NATIVE
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_with_dropout_the_numbers_decide_everything(family: str):

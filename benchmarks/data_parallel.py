@@ -1,7 +1,7 @@
 """Two and four processes of one thread against one: rows a second, and whether the same comes out.
 
 python benchmarks/data_parallel.py [--steps 50] [--speed-steps 20] [--processes 2 4]
-    [--model flan-t5-small]
+    [--model flan-t5-small] [--rows 16] [--only correctness|speed]
 
 Correctness: the same rows, fp32, no dropout; largest difference of a step's loss and of a weight of the adapter.
 Speed: the usual settings, one process and several in turn, medians of the steps; on a machine with as many idle cores.
@@ -82,6 +82,30 @@ def launch(processes: int, out: Path, arguments: argparse.Namespace, *more: str)
     return json.loads(out.read_text())
 
 
+def correctness(place: Path, arguments: argparse.Namespace) -> None:
+    log = launch(1, place / "1", arguments, "--still", "--steps", str(arguments.steps))
+    adapter = load_file(place / "1.safetensors")
+    for processes in arguments.processes:
+        other = launch(processes, place / str(processes), arguments, "--still", "--steps", str(arguments.steps))
+        loss = max(abs(a["loss"] - b["loss"]) for a, b in zip(log, other, strict=True))
+        found = load_file(place / f"{processes}.safetensors")
+        weight = max(float((found[name] - value).abs().max()) for name, value in adapter.items())
+        print(f"{processes} against 1, {arguments.steps} steps, fp32: losses {loss:.1e} apart, adapters {weight:.1e}")
+
+
+def speed(place: Path, arguments: argparse.Namespace) -> None:
+    for processes in [each for each in arguments.processes if each <= (os.cpu_count() or 1)]:
+        ratios = []
+        for _ in range(arguments.repeats):
+            seconds = []
+            for size in (1, processes):
+                log = launch(size, place / "speed", arguments, "--steps", str(arguments.speed_steps))
+                seconds.append(statistics.median(line["seconds"] for line in log[3:]))
+            ratios.append(seconds[0] / seconds[1])
+            print(f"1 process {arguments.rows / seconds[0]:.1f} rows/s, {processes} {arguments.rows / seconds[1]:.1f}")
+        print(f"{processes} processes of one thread against one: {statistics.median(ratios):.2f} times the rows/s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50, help="of the comparison of losses")
@@ -89,6 +113,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rows", type=int, default=16, help="of a step, on all processes together")
+    parser.add_argument("--only", choices=["correctness", "speed"])
     parser.add_argument("--model", default="flan-t5-small")
     parser.add_argument("--engine", default="fast")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "examples" / "support.json")
@@ -102,28 +127,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        log = launch(1, place / "1", arguments, "--still", "--steps", str(arguments.steps))
-        adapter = load_file(place / "1.safetensors")
-        for processes in arguments.processes:
-            other = launch(processes, place / str(processes), arguments, "--still", "--steps", str(arguments.steps))
-            loss = max(abs(a["loss"] - b["loss"]) for a, b in zip(log, other, strict=True))
-            found = load_file(place / f"{processes}.safetensors")
-            weight = max(float((found[name] - value).abs().max()) for name, value in adapter.items())
-            print(
-                f"{processes} against 1, {arguments.steps} steps, fp32: losses {loss:.1e} apart, adapters {weight:.1e}"
-            )
-        for processes in [each for each in arguments.processes if each <= (os.cpu_count() or 1)]:
-            ratios = []
-            for _ in range(arguments.repeats):
-                seconds = []
-                for size in (1, processes):
-                    log = launch(size, place / "speed", arguments, "--steps", str(arguments.speed_steps))
-                    seconds.append(statistics.median(line["seconds"] for line in log[3:]))
-                ratios.append(seconds[0] / seconds[1])
-                print(
-                    f"1 process {arguments.rows / seconds[0]:.1f} rows/s, {processes} {arguments.rows / seconds[1]:.1f}"
-                )
-            print(f"{processes} processes of one thread against one: {statistics.median(ratios):.2f} times the rows/s")
+        if arguments.only != "speed":
+            correctness(place, arguments)
+        if arguments.only != "correctness":
+            speed(place, arguments)
 
 
 if __name__ == "__main__":

@@ -39,30 +39,36 @@ def test_rows_that_come_twice_or_late_or_not_at_all(monkeypatch: pytest.MonkeyPa
         list(batch.answers(tmp_path, [*texts, "e"], "ray"))
 
 
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
 def test_a_worker_killed_and_every_row_once(run: Path, tmp_path: Path):
     pytest.importorskip("ray", reason="Ray is not installed")
     texts = [f"What is number {number} of the lamp?" for number in range(3000)]
     questions = tmp_path / "questions.txt"
     questions.write_text("\n".join(texts))
-    command = [sys.executable, "-m", "seqtune", "predict", str(run), str(questions), "--on", "ray", "--workers", "2"]
-    with (
-        (tmp_path / "out").open("wb") as out,
-        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as p,
-    ):
-        until = time.monotonic() + 240
+    out, partial = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.partial"
+    command = [
+        sys.executable, "-m", "seqtune", "predict", str(run), str(questions), "--on", "ray", "--workers", "2",
+        "--output", str(out), "--answer-key", "answer",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as p:
+        until = time.monotonic() + 1800
         killed = False
         while p.poll() is None and not killed and time.monotonic() < until:
-            for each in psutil.Process(p.pid).children(recursive=True) if (tmp_path / "out").stat().st_size else []:
+            for each in psutil.Process(p.pid).children(recursive=True) if lines_of(partial) > 1 else []:
                 if "MapWorker" in " ".join(each.cmdline() if each.is_running() else []):
                     each.kill()
                     killed = True
                     break
             time.sleep(0.02)
-        errors = (p.communicate(timeout=200)[1] or b"").decode()
+        errors = (p.communicate(timeout=1800)[1] or b"").decode()
     assert killed, "it was done before a worker could be killed"
     assert p.returncode == 0, errors
-    found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert not partial.exists()
+    found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [each["input"] for each in found] == texts
     some = list(range(0, 3000, 517))
     model = seqtune.load(run, device_type="cpu")
-    assert [found[row]["output"] for row in some] == model.generate([texts[row] for row in some])
+    assert [found[row]["answer"] for row in some] == model.generate([texts[row] for row in some])

@@ -70,7 +70,11 @@ def options(name: str) -> dict[str, click.Option]:
 @pytest.mark.parametrize(
     ("name", "beside", "without"),
     [
-        ("finetune", {"config", "as_json", "live", "track", "on", "workers"}, {"adapter_path", "checkpoints_path"}),
+        (
+            "finetune",
+            {"config", "as_json", "live", "track", "on", "workers", "storage"},
+            {"adapter_path", "checkpoints_path"},
+        ),
         ("demo", {"as_json", "live"}, {"adapter_path", "checkpoints_path", "data_path"}),
     ],
 )

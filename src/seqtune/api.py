@@ -38,6 +38,7 @@ def finetune(
     *,
     on: str | None = None,
     workers: int | None = None,
+    storage: str | None = None,
     live: bool = False,
     track: str | None = None,
     **settings: Any,
@@ -51,6 +52,7 @@ def finetune(
         data_path: the file.
         on: where to train: None here, ``ray`` on a Ray that is started here, ``ray://HOST:PORT`` on that cluster.
         workers: with ``on``: how many; one for each GPU, or for each machine, unless given.
+        storage: with ``on``: where workers that do not see ``out`` keep checkpoints (``s3://BUCKET/PLACE``).
         live: serve the report's page on this machine while it trains (`seqtune.live`); its address is said. What comes
             out is the same.
         track: follow the training with ``tensorboard``, ``mlflow``, ``wandb`` or ``trackio`` (`seqtune.tracking`).
@@ -64,12 +66,12 @@ def finetune(
         RunError: training or delivery failed; nothing was delivered.
     """
     given = validated({"data_path": str(data_path), **settings})
-    on_ray.check(on, workers)
+    on_ray.check(on, workers, storage)
     if on is not None:
         if live or track:
             name = "live" if live else "track"
             raise InputError(f"{name}: has no use with --on", mend="Leave one of them out.")
-        return _finetuned(given, lambda inputs: on_ray.delivered(inputs, on, workers))
+        return _finetuned(given, lambda inputs: on_ray.delivered(inputs, on, workers, storage))
     with timed():
         if launched.several():
             if live:

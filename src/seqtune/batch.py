@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqtune import questions
 from seqtune import run as runs
 from seqtune.cluster import on_ray
 from seqtune.errors import RunError
+from seqtune.predicting.columns import Columns
 from seqtune.progress import advance
 
 #: Rows that a worker takes at a time: enough to sort by length, few enough that losing them costs little.
@@ -39,11 +41,11 @@ def answers(
     """
     on_ray.check(on, workers)
     with tempfile.TemporaryDirectory(prefix="seqtune-") as folder:
-        questions = Path(folder) / "questions.jsonl"
-        runs.write_jsonl(questions, ({"row": row, "input": text} for row, text in enumerate(texts)))
+        asked = Path(folder) / "questions.jsonl"
+        runs.write_jsonl(asked, ({"row": row, "input": text} for row, text in enumerate(texts)))
         told = {
             "run": str(Path(run).absolute()),
-            "questions": str(questions),
+            "questions": str(asked),
             "knobs": knobs,
             "mend": "Start the same command again.",
         }
@@ -59,6 +61,37 @@ def answers(
                 given += 1
     if given < len(texts):
         raise RunError(f"the cluster has left {len(texts) - given:,} of {len(texts):,} rows without an answer")
+
+
+def to_file(
+    run: str | Path,
+    file: questions.File,
+    columns: Columns,
+    output: str,
+    on: str,
+    workers: int | None = None,
+    *,
+    answer_key: str = "output",
+    **knobs: Any,
+) -> Path:
+    """`predicting.filling.to_file`, the answers from the cluster; where it was stopped it goes on.
+
+    Raises:
+        InputError: as there, and as `answers`.
+        RunError: as there, and as `answers`; the answers so far are kept.
+    """
+    from seqtune import api
+    from seqtune.predicting import filling
+
+    on_ray.check(on, workers)
+    where = {name: knobs[name] for name in ("device_type", "model_id") if name in knobs}
+    drawn = {name: value for name, value in knobs.items() if name not in where}
+    model = api.load(run, **where)  # for what it is, which the file that goes on is compared with
+
+    def elsewhere(texts: list[str]) -> Iterator[str]:
+        return (answer for _, answer in answers(run, texts, on, workers, **knobs))
+
+    return filling.to_file(model, file, columns, output, answer_key=answer_key, elsewhere=elsewhere, **drawn)
 
 
 class Answering:
@@ -83,6 +116,7 @@ class Answering:
 def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
     """In the process that talks to Ray."""
     import ray.data  # pyright: ignore[reportMissingImports] (an extra)
+    from ray.exceptions import RayError  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune.cluster import ray_driver
 
@@ -102,9 +136,8 @@ def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
         )
         for row in answered.iter_rows():
             ray_driver.tell("answer", row=int(row["row"]), output=str(row["output"]))
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RunError("answering on Ray failed", [reason[-1][:200]], told["mend"]) from None
+    except RayError as error:
+        raise RunError("answering on Ray failed", ray_driver.ends_with(error), told["mend"]) from None
 
 
 if __name__ == "__main__":

@@ -14,18 +14,20 @@ from typing import Any
 
 import psutil
 import pytest
+from pyarrow import fs
 
 import seqtune
 from seqtune.cluster import on_ray
+from seqtune.cluster.storage import Storage, with_endpoint
 from seqtune.errors import InputError
 from seqtune.run import Run, is_unfinished
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 QUICK = {
-    "max_steps": 200,
+    "max_steps": 60,
     "per_device_train_batch_size": 4,
-    "eval_steps": 50,
+    "eval_steps": 20,
     "max_new_tokens": 4,
     "bootstrap_samples": 100,
     "device_type": "cpu",
@@ -54,18 +56,36 @@ def plain(rows_file: Path, still_t5: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def started(rows_file: Path, still_t5: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`seqtune finetune … --on ray --workers 2`, at work on `tmp_path/run`."""
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an empty bucket on an S3 server that is started here."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        files = fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
+        files.create_dir("bucket")
+        yield "s3://bucket/runs/support"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest, rows_file: Path, still_t5: Path, tmp_path: Path) -> Iterator[Any]:
+    """`seqtune finetune … --on ray --workers 2`, at work on `tmp_path/run`; its parameter: with an S3 server."""
+    storage = ["--storage", request.getfixturevalue("bucket")] if getattr(request, "param", "") == "s3" else []
     options = [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "seqtune", "finetune", str(rows_file), "--model-id", str(still_t5), *options]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run"), "--on", "ray", "--workers", "2"],
+        [*command, "--out", str(tmp_path / "run"), "--on", "ray", "--workers", "2", *storage],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     yield process
     if process.poll() is None:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
 
 def ours(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
@@ -81,7 +101,8 @@ def ours(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 
 
 def at_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
+    """Wait until that step, or a later one, is saved."""
+    until = time.monotonic() + 1800  # a loaded machine of two cores takes minutes to start a Ray
     while not any(int(path.name[5:]) >= step for path in out.glob("checkpoints/step-*")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
@@ -93,7 +114,7 @@ def test_a_worker_killed_and_the_run_is_the_plain_one(started: subprocess.Popen[
     at_step(out, 12, started)
     worker = next(each for each in ours(started, "ray::") if "TrainWorker" in " ".join(each.cmdline()))
     os.kill(worker.pid, signal.SIGKILL)
-    said = started.communicate(timeout=300)[0]
+    said = started.communicate(timeout=1800)[0]
     assert started.returncode == 0, said
     run = Run(out)
     assert run.manifest["training"]["resumed_at"]
@@ -107,12 +128,33 @@ def test_a_worker_killed_and_the_run_is_the_plain_one(started: subprocess.Popen[
     assert len(run.log or []) == len(plain.log or [])
 
 
+@pytest.mark.parametrize("started", ["s3"], indirect=True)
+def test_checkpoints_on_s3(started: subprocess.Popen[str], plain: Run, bucket: str, tmp_path: Path):
+    storage = Storage(with_endpoint(bucket))
+    until = time.monotonic() + 1800
+    while max(storage.names(), default="") < "step-00000012":
+        assert started.poll() is None, started.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+    worker = next(each for each in ours(started, "ray::") if "TrainWorker" in " ".join(each.cmdline()))
+    os.kill(worker.pid, signal.SIGKILL)
+    said = started.communicate(timeout=1800)[0]
+    assert started.returncode == 0, said
+    run = Run(tmp_path / "run")
+    assert run.manifest["training"]["resumed_at"]
+    assert run.manifest["training"]["best_validation_loss"] == pytest.approx(
+        plain.manifest["training"]["best_validation_loss"], abs=1e-3
+    )
+    assert storage.names() == []
+
+
 def test_the_cluster_gone(started: subprocess.Popen[str], plain: Run, tmp_path: Path):
     out = tmp_path / "run"
     at_step(out, 12, started)
     for each in [*ours(started, "gcs_server"), *ours(started, "raylet/raylet")]:
         each.kill()
-    said = started.communicate(timeout=200)[0]
+    said = started.communicate(timeout=1800)[0]
     assert started.returncode == 1, said
     assert "cluster is gone" in said or "training on Ray failed" in said
     assert "the same command goes on, with --on ray or without it" in said

@@ -102,8 +102,6 @@ def predict(
     values = given(ctx)
     if output is not None and file == "-":
         raise click.UsageError("--output takes a FILE that can be read again; - goes to standard output.", ctx)
-    if output is not None and (on is not None or workers is not None):
-        raise click.UsageError("--on writes to standard output; leave --output out.", ctx)
     from seqtune import preflight, questions, terminal
     from seqtune.predicting import writers
     from seqtune.predicting.columns import Columns
@@ -127,8 +125,11 @@ def predict(
             from seqtune import batch
 
             values["batch_size"] = values.pop("per_device_eval_batch_size", None)
-            for text, answer in batch.answers(run, list(texts), on or "", workers, **values):
-                print_text(terminal.as_json({"input": text, "output": answer}))
+            if output is None or found is None:
+                for text, answer in batch.answers(run, list(texts), on or "", workers, **values):
+                    print_text(terminal.as_json({"input": text, "output": answer}))
+            else:
+                batch.to_file(run, found, columns, output, on or "", workers, answer_key=answer_key, **values)
             return
         from seqtune import api
         from seqtune.predicting import filling

@@ -17,6 +17,8 @@ from seqtune.options import GroupedCommand, but, config_option, given, json_opti
 @click.option("--try", "tries", metavar="NAME=VALUES", multiple=True, help="A setting and what to try: see above.")
 @click.option("--trials", type=click.IntRange(min=1), default=12, show_default=True, help="How many runs.")
 @click.option("--prune/--no-prune", default=True, help="Stop runs that fall behind.  [default: yes]")
+@click.option("--on", metavar="ray[://…]", help="Trials side by side on a Ray cluster: ray starts one here.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --on: how many at once.  [default: as of finetune]")
 @options_of(
     but("adapter_path", "checkpoints_path", "overwrite", "allow_changed", "work_dir"),
     {"data_path": "FILE", "out": "sweeps/NAME-OF-THE-FILE"},
@@ -30,6 +32,8 @@ def sweep(
     tries: tuple[str, ...],
     trials: int,
     prune: bool,
+    on: str | None,
+    workers: int | None,
     config: str | None,
     as_json: bool,
     **_: Any,
@@ -61,7 +65,8 @@ def sweep(
     with terminal.display(notes=not as_json, live=not as_json):
         from seqtune.sweep import study
 
-        result = study.sweep(values.pop("data_path"), wanted, out=out, trials=trials, prune=prune, **values)
+        where = {"on": on, "workers": workers}
+        result = study.sweep(values.pop("data_path"), wanted, out=out, trials=trials, prune=prune, **where, **values)
     if as_json:
         print_text(terminal.as_json(result, indent=2))
         return

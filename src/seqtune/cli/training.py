@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from seqtune.cli.ending import Stopped
 from seqtune.cli.printing import print_text, show_run
 from seqtune.demo import SETTINGS as DEMO_SETTINGS
 from seqtune.errors import SeqtuneError
+from seqtune.launch import launched
 from seqtune.options import (
     GroupedCommand,
     but,
@@ -32,6 +32,7 @@ from seqtune.settings import knobs
 @options_of(but("adapter_path", "checkpoints_path"), {"data_path": "FILE"})
 @click.option("--on", metavar="ray[://…]", help="Train on a Ray cluster: ray starts one here, ray://HOST:PORT is one.")
 @click.option("--workers", type=click.IntRange(min=1), help="With --on: how many.  [default: one a GPU, or a machine]")
+@click.option("--storage", metavar="URI", help="With --on: where workers that don't see OUT keep checkpoints (s3://…).")
 @config_option
 @live_option
 @track_option
@@ -42,6 +43,7 @@ def finetune(
     file: str | None,
     on: str | None,
     workers: int | None,
+    storage: str | None,
     config: str | None,
     live: bool,
     track: str | None,
@@ -61,7 +63,7 @@ def finetune(
     values = given(ctx, config, file)
     if "data_path" not in values:
         raise click.UsageError("Missing argument 'FILE' (or data_path in --config).", ctx)
-    _tune(values, as_json, live, track=track, on=on, workers=workers)
+    _tune(values, as_json, live, track=track, on=on, workers=workers, storage=storage)
 
 
 @seqtune.command()
@@ -149,7 +151,7 @@ def _tune(values: dict[str, Any], as_json: bool, live: bool, **where: Any) -> An
         raise click.UsageError("--live is for people and --json for programs: give one of them.")
     from seqtune import claim, preflight, terminal
 
-    if int(os.environ.get("RANK") or 0) > 0 and "MASTER_ADDR" in os.environ:
+    if launched()[0] > 0:
         return _follow(values)
 
     with terminal.display(notes=not as_json, live=False):
@@ -183,5 +185,5 @@ def _follow(values: dict[str, Any]) -> Any:
     except RankGoneError:
         sys.exit(1)
     except SeqtuneError as error:
-        error.headline = f"process {os.environ['RANK']}: {error.headline}"
+        error.headline = f"process {launched()[0]}: {error.headline}"
         raise

@@ -17,7 +17,8 @@ from typing import Any
 
 from seqtune.cluster.steps import Halves
 from seqtune.engine.job import Job
-from seqtune.engine.ranks import Ranks, launched, together
+from seqtune.engine.ranks import Ranks, together
+from seqtune.launch import launched
 from seqtune.progress import say
 
 _TRAIN, _DONE = b"train", b"done"

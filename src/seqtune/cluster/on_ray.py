@@ -2,8 +2,8 @@
 
 The dataflow stays in this process, which never connects to Ray: a child does (`ray_driver`), and tells what happens in
 lines of JSON. Ray ends a process whose cluster is gone for good; here that is the child, and the run is left as any run
-that was stopped, to go on with or without Ray. Checkpoints are the run's own, in its own directory, so that the workers
-must see it: one machine, or a shared file system.
+that was stopped, to go on with or without Ray. Checkpoints are the run's own, in its own directory, which the workers
+must see (one machine, or a shared file system), or behind a URI (`storage`).
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.cluster.steps import Halves
+from seqtune.cluster.storage import Storage, with_endpoint
 from seqtune.errors import InputError, RunError
 from seqtune.progress import advance, say, warn
 
 JOB, LOG = "job", "ray.log"
 
 
-def check(on: str | None, workers: int | None) -> None:
+def check(on: str | None, workers: int | None, storage: str | None = None) -> None:
     """Refuse an address that is none, and Ray where it is not installed.
 
     Raises:
         InputError: one of these.
     """
     if not on:
-        if workers is not None:
-            raise InputError("workers: has no use without --on ray")
+        for name, value in (("workers", workers), ("storage", storage)):
+            if value is not None:
+                raise InputError(f"{name}: has no use without --on ray")
         return
     if on != "ray" and not on.startswith("ray://"):
         raise InputError(f"on = {on!r}   expected ray (started here) or ray://HOST:PORT")
@@ -40,10 +42,17 @@ def check(on: str | None, workers: int | None) -> None:
         raise InputError("Ray is not installed", mend="pip install 'seqtune[ray]'")
 
 
-def delivered(inputs: Mapping[str, Any], on: str, workers: int | None) -> Path:
+def delivered(inputs: Mapping[str, Any], on: str, workers: int | None, storage: str | None = None) -> Path:
     """The run of the dataflow, its training on the cluster; returns the run directory.
 
+    Args:
+        inputs: of the dataflow.
+        on: ``ray`` or an address.
+        workers: how many.
+        storage: a URI, where the workers do not see the run directory.
+
     Raises:
+        InputError: the storage can't be used.
         RunError: training failed, or the cluster is gone.
     """
     halves = Halves(inputs)
@@ -51,6 +60,10 @@ def delivered(inputs: Mapping[str, Any], on: str, workers: int | None) -> Path:
     if checkpoints.folder is None:
         raise InputError("checkpoints_path is needed to train on Ray")
     folder = checkpoints.folder.absolute()
+    shelf = Storage(with_endpoint(storage)) if storage is not None else None
+    if shelf is not None:
+        shelf.check()
+        shelf.fetch(folder)  # where this command was killed, what its workers had saved
     (folder / JOB).write_bytes(job.as_bytes())
     told = {
         "job": str(folder / JOB),
@@ -59,14 +72,27 @@ def delivered(inputs: Mapping[str, Any], on: str, workers: int | None) -> Path:
         "save_minutes": checkpoints.save_minutes,
         "allow_changed": checkpoints.allow_changed,
         "gpu": job.device == "cuda",
+        "storage": shelf.uri if shelf is not None else None,
     }
-    for line in lines_of("seqtune.cluster.ray_driver", on, workers, told, folder / LOG):
-        _listen(line)
+    ended_at = None
+    try:
+        for line in lines_of("seqtune.cluster.ray_driver", on, workers, told, folder / LOG):
+            if line["what"] == "trained":
+                ended_at = line["step"]
+            _listen(line)
+    finally:
+        if shelf is not None:
+            shelf.fetch(folder)
     (folder / JOB).unlink()
     taken = checkpoints.newest(None)
-    if taken is None:
-        raise RunError("the workers have left no checkpoint", mend=f"{folder / LOG} says more.")
-    return halves.deliver(halves.keep(*job.finished(taken, halves.found["base_model"])))
+    if taken is None or taken.step != ended_at:
+        found = "no checkpoint" if taken is None else f"a checkpoint of step {taken.step} alone"
+        mend = f"{folder / LOG} says more. The same command goes on from what is there."
+        raise RunError(f"training ended at step {ended_at}, but the workers have left {found}", mend=mend)
+    path = halves.deliver(halves.keep(*job.finished(taken, halves.found["base_model"])))
+    if shelf is not None:
+        shelf.clear()
+    return path
 
 
 def lines_of(module: str, on: str, workers: int | None, told: Mapping[str, Any], log: Path) -> Iterator[dict[str, Any]]:

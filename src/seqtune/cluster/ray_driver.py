@@ -1,6 +1,7 @@
 """The process that talks to Ray: told what to do on standard input, it tells what happens on standard output.
 
-A line is a JSON object: ``{"what": "progress" | "say" | "warn" | "answer" | "failed" | "end", …}``.
+A line is a JSON object: ``{"what": "progress" | "say" | "warn" | "answer" | "trained" | "trial" |
+``"failed" | "end", …}``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports] (an extra)
+from ray.exceptions import RayError  # pyright: ignore[reportMissingImports] (an extra)
 from ray.util.queue import Empty, Queue  # pyright: ignore[reportMissingImports] (an extra)
 
 from seqtune.errors import RunError, SeqtuneError
@@ -56,6 +60,12 @@ def run(work: Callable[[dict[str, Any], int, int], None]) -> None:
     tell("end")
 
 
+def ends_with(error: Exception) -> list[str]:
+    """The end of what Ray says of an error: of a fault in a worker, the last of its traceback."""
+    lines = [line.rstrip()[:200] for line in str(error).splitlines() if line.strip()]
+    return lines[-8:] or [type(error).__name__]
+
+
 def _connect(on: str) -> None:
     quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     try:
@@ -80,18 +90,21 @@ def _workers(told: dict[str, Any]) -> tuple[int, int]:
 
 
 def _train(told: dict[str, Any], number: int, cpus: int) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports] (an extra)
+    from ray.train import (  # pyright: ignore[reportMissingImports] (an extra)
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchConfig, TorchTrainer  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune.cluster.ray_worker import train
+    from seqtune.cluster.storage import Storage
 
     tell("say", text=f"Ray: {number} {'worker' if number == 1 else 'workers'} with {cpus} threads each")
     queue = Queue(actor_options={"num_cpus": 0})
-    done, failures = threading.Event(), list[dict[str, Any]]()
-    listener = threading.Thread(target=_hear, args=(queue, done, failures), daemon=True)
-    listener.start()
-    with open(told["job"], "rb") as file:  # noqa: PTH123
-        job = ray.put(file.read())
+    job = ray.put(Path(told["job"]).read_bytes())
+    storage = Storage(told["storage"] or Path(told["checkpoints"]).as_uri())
     trainer = TorchTrainer(
         train,
         train_loop_config={**told, "job": job, "queue": queue, "threads": cpus},
@@ -103,16 +116,31 @@ def _train(told: dict[str, Any], number: int, cpus: int) -> None:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if told["gpu"] else "gloo"),
         run_config=RunConfig(
             name="train",
-            storage_path=os.path.join(told["checkpoints"], "ray"),  # noqa: PTH118
+            storage_path=f"{storage.root}/ray",
+            storage_filesystem=storage.files,
             failure_config=FailureConfig(max_failures=RESTARTS),
         ),
     )
     try:
-        trainer.fit()
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        with hearing(queue):
+            trainer.fit()
+    except (TrainingFailedError, RayError) as error:
         mend = "The checkpoint is kept: the same command goes on, with --on ray or without it."
-        raise RunError("training on Ray failed", [reason[-1][:200]], mend) from None
+        raise RunError("training on Ray failed", ends_with(error), mend) from None
+
+
+@contextmanager
+def hearing(queue: Queue) -> Iterator[None]:
+    """Pass on what workers say, while the block lasts.
+
+    Raises:
+        RunError: behind the block: what a worker says another start would not mend.
+    """
+    done, failures = threading.Event(), list[dict[str, Any]]()
+    listener = threading.Thread(target=_hear, args=(queue, done, failures), daemon=True)
+    listener.start()
+    try:
+        yield
     finally:
         done.set()
         listener.join(10)
@@ -129,7 +157,7 @@ def _hear(queue: Queue, done: threading.Event, failures: list[dict[str, Any]]) -
             if done.is_set():
                 return
             continue
-        except Exception:  # the cluster is going down; whoever waits for the training learns why
+        except RayError:  # the cluster is going down; whoever waits for the training learns why
             return
         if line["what"] == "failed":
             failures.append(line)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ def train(told: dict[str, Any]) -> None:
     from ray.train import get_context  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune import progress
+    from seqtune.cluster.storage import Storage, StoredCheckpoints
     from seqtune.engine.checkpoint import Checkpoints
     from seqtune.engine.job import Job
     from seqtune.engine.ranks import RankGoneError, Ranks
@@ -35,25 +39,33 @@ def train(told: dict[str, Any]) -> None:
     logger = logging.getLogger("seqtune")
     logger.setLevel(logging.INFO if ranks.first else logging.ERROR)
     logger.handlers = [Speaking()]
+    heard = {"last": 0.0}
+
+    def report(seen: progress.Progress) -> None:
+        now = time.monotonic()
+        if ranks.first and (now - heard["last"] > 0.1 or seen.done == seen.total):
+            heard["last"] = now
+            queue.put({"what": "progress", **asdict(seen)})
+
+    when = {name: told[name] for name in ("save_steps", "save_minutes", "allow_changed")}
     try:
-        if ranks.first and not (folder / INPUTS).is_file():
-            raise InputError(
-                f"{folder}: the first worker can't see it",
-                mend="Choose an --out on a file system that all machines of the cluster share.",
-            )
-        kept = Checkpoints(folder, told["save_steps"], told["save_minutes"], told["allow_changed"])
-        heard = {"last": 0.0}
-
-        def report(seen: progress.Progress) -> None:
-            import time
-
-            now = time.monotonic()
-            if ranks.first and (now - heard["last"] > 0.1 or seen.done == seen.total):
-                heard["last"] = now
-                queue.put({"what": "progress", **asdict(seen)})
-
-        with progress.listening(report):
-            job.train(ranks, kept)
+        with ExitStack() as stack:
+            if told["storage"] and ranks.first:
+                own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqtune-")))
+                storage = Storage(told["storage"])
+                storage.fetch(own)
+                kept: Checkpoints = StoredCheckpoints(own, **when, storage=storage)
+            elif ranks.first and not (folder / INPUTS).is_file():
+                raise InputError(
+                    f"{folder}: the first worker can't see it",
+                    mend="Choose an --out on a file system that all machines of the cluster share, or a --storage.",
+                )
+            else:
+                kept = Checkpoints(folder, **when)
+            stack.enter_context(progress.listening(report))
+            _, state = job.train(ranks, kept)
+        if ranks.first:
+            queue.put({"what": "trained", "step": state.step})
     except RankGoneError:
         raise  # Ray starts all of them again
     except SeqtuneError as error:  # another start would end the same way

@@ -12,7 +12,6 @@ behind the backward pass, is next to nothing for an adapter. What is sent is num
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqtune.errors import RunError
+from seqtune.launch import launched
 
 #: How long ranks wait for each other: the first one reads and checks the data before there is anything to train.
 PATIENCE = timedelta(hours=6)
@@ -136,22 +136,13 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launched() -> tuple[int, int]:
-    """This process's rank, and how many there are, as `torchrun` and `accelerate launch` say; (0, 1) without them."""
-    try:
-        size = int(os.environ["WORLD_SIZE"])
-        return (int(os.environ["RANK"]), size) if size > 1 and "MASTER_ADDR" in os.environ else (0, 1)
-    except (KeyError, ValueError):
-        return 0, 1
-
-
 @contextmanager
 def together() -> Iterator[Ranks]:
     """Meet the other processes that were launched with this one; `ALONE` where there are none.
 
     Numbers and bytes go by gloo; gradients on a GPU by NCCL, each process of a machine with a GPU of its own.
     """
-    rank, size = launched()
+    rank, size, local = launched()
     if size == 1:
         yield ALONE
         return
@@ -159,8 +150,9 @@ def together() -> Iterator[Ranks]:
     if own:
         gpu = torch.cuda.is_available()
         if gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        _told(lambda: dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE))
+            torch.cuda.set_device(local % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        _told(lambda: dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE))
     try:
         yield Ranks(rank, size)
     finally:

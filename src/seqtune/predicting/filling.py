@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Rows answered before they are kept: enough to sort by length, few enough to lose.
 CHUNK = 512
+
+#: The answers to texts, in their order, from somewhere else than this process.
+Elsewhere = Callable[[list[str]], Iterator[str]]
 
 #: Seconds between two lines that say how far it is, where there is no live display.
 EVERY = 60.0
@@ -94,6 +97,7 @@ def to_file(
     *,
     tell: bool = False,
     answer_key: str = "output",
+    elsewhere: Elsewhere | None = None,
     **options: Any,
 ) -> Path:
     """Answer a file of questions into a file; whole or absent, and where it was stopped it goes on.
@@ -105,6 +109,7 @@ def to_file(
         output: the file to write: .jsonl, .csv, .tsv or .parquet. ``OUTPUT.partial`` keeps answers until it is whole.
         tell: say how far it is, every minute.
         answer_key: the column of the answers.
+        elsewhere: who answers, if not the model here.
         **options: ``batch_size`` and knobs of transformers' ``generate``.
 
     Raises:
@@ -125,13 +130,18 @@ def to_file(
         **{f"model.{name}": value for name, value in model.identity.items()},
         **{name: model.settings[name] for name in ("input_template", "max_source_length", "random_state")},
         **answering.knobs,
-        "precision": model.answerer.precision,
+        "precision": model.answerer.precision if elsewhere is None else "theirs",
     }
     journal = Journal(Path(f"{output}.partial"), told, CHUNK, file.total)
     try:
         if journal.done:
             progress.say(f"{output}: goes on behind {journal.done:,} of {file.total:,} rows")
-        _fill(journal, file, answering, tell)
+        if elsewhere is None:
+            _fill(journal, file, answering, tell)
+        else:
+            answers = elsewhere([text for text, _ in islice(file.rows(), journal.done, None)])
+            while ahead := list(islice(answers, CHUNK)):
+                journal.add(ahead)
         _assemble(journal, file, columns, output, answer_key)
     except BaseException:
         journal.close()

@@ -1,9 +1,9 @@
-"""The search: Optuna proposes settings and says which runs are not worth their end; its study is a file of JSON lines.
+"""The search: Optuna proposes settings and says which runs are not worth their end (on a cluster, see `on_cluster`).
 
 ```
 sweeps/support/
   sweep.json          what is tried, on what
-  study.jsonl         Optuna's journal: every trial, every measurement
+  study.jsonl         every trial, every measurement; a file of JSON lines, Optuna's journal
   trials/000/ …       a run directory each; the best one finished
   report.html
 ```
@@ -14,6 +14,7 @@ best trial is chosen by validation loss; only then is it finished and scored on 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import random
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from seqtune import api
+from seqtune.cluster import on_ray
 from seqtune.errors import InputError, RunError
 from seqtune.preflight import check
 from seqtune.progress import advance, say, warn
 from seqtune.run import Run, file_sha256, is_finished, write_json
 from seqtune.settings import DEFAULT, validated
-from seqtune.sweep import page, trial
+from seqtune.sweep import on_cluster, page, trial
 from seqtune.sweep.space import Dimension
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ SWEEP, STUDY, TRIALS, REPORT = "sweep.json", "study.jsonl", "trials", "report.ht
 #: Per cent of a run's steps after which the worse half of the runs is stopped; then at twice that, and so on
 #: (successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning").
 FIRST_RUNG, HALVING = 20, 2
+RUNGS = (20, 40, 80)
 
 
 def sweep(
@@ -50,6 +53,8 @@ def sweep(
     out: str | Path,
     trials: int = 12,
     prune: bool = True,
+    on: str | None = None,
+    workers: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Try settings on a question–answer file, and finish the run of the best.
@@ -60,6 +65,8 @@ def sweep(
         out: the sweep's directory; one that was stopped goes on.
         trials: how many runs, those before a stop included.
         prune: whether runs that fall behind are stopped.
+        on: where the trials train: None here, one after the other; ``ray``, or ``ray://HOST:PORT``, side by side.
+        workers: with ``on``: how many at once; one for each GPU, or for each machine, unless given.
         **settings: of all runs.
 
     Returns:
@@ -70,20 +77,17 @@ def sweep(
         InputError: a setting, the file or the place can't be used, or Optuna is not installed.
         RunError: not one trial came to an end.
     """
+    on_ray.check(on, workers)
     given = validated({"data_path": str(Path(data_path).absolute()), **settings})
     check({**given, "out": str(Path(out) / TRIALS / "000" / "trial")})
-    with _held(Path(out), given, tries) as folder:
-        study = _study(folder, given, prune)
-        _requeue(study)
-        if not study.trials:
-            usual = {each.name: getattr(DEFAULT, each.name) for each in tries}
-            if all(each.holds(usual[each.name]) for each in tries):
-                study.enqueue_trial(usual)  # so that the best is never worse than what a plain run would have been
-        while len(done := _done(study)) < trials:
-            advance("sweep", len(done), trials, "trials", **_best_figure(done))
-            _one(study, folder, given, tries, len(done))
-        advance("sweep", trials, trials, "trials", **_best_figure(_done(study)))
-        found = [_told(each) for each in _done(study)]
+    with _held(Path(out), given, tries, on) as folder:
+        if on is None:
+            found = _searched(folder, given, tries, trials, prune)
+        else:
+            rungs = RUNGS if prune else ()
+            found = on_cluster.tried(
+                folder / TRIALS, folder / STUDY, given, tries, trials=trials, rungs=rungs, on=on, workers=workers
+            )
         whole = [each for each in found if each["state"] == "complete"]
         if not whole:
             raise RunError(f"{folder}: not one trial came to an end", [f"{each}" for each in found[:3]])
@@ -94,6 +98,23 @@ def sweep(
         result = {"trials": found, "best": best["number"], "run": str(place)}
         (folder / REPORT).write_text(page.render(result, [each.text for each in tries], run), encoding="utf-8")
         return result
+
+
+def _searched(
+    folder: Path, given: Mapping[str, Any], tries: Sequence[Dimension], trials: int, prune: bool
+) -> list[dict[str, Any]]:
+    """The trials, one after the other in this process."""
+    study = _study(folder, given, prune)
+    _requeue(study)
+    if not study.trials:
+        usual = {each.name: getattr(DEFAULT, each.name) for each in tries}
+        if all(each.holds(usual[each.name]) for each in tries):
+            study.enqueue_trial(usual)  # so that the best is never worse than what a plain run would have been
+    while len(done := _done(study)) < trials:
+        advance("sweep", len(done), trials, "trials", **_best_figure(done))
+        _one(study, folder, given, tries, len(done))
+    advance("sweep", trials, trials, "trials", **_best_figure(_done(study)))
+    return [_told(each) for each in _done(study)]
 
 
 def _one(study: optuna.Study, folder: Path, given: Mapping[str, Any], tries: Sequence[Dimension], done: int) -> None:
@@ -212,21 +233,20 @@ def _told(each: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(out: Path, given: Mapping[str, Any], tries: Sequence[Dimension]) -> Iterator[Path]:
+def _held(out: Path, given: Mapping[str, Any], tries: Sequence[Dimension], on: str | None) -> Iterator[Path]:
     """The sweep's directory, ours alone, begun with the same settings.
 
     Raises:
         InputError: another process is at work there, or it is another sweep's, or no sweep's.
     """
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise InputError("a sweep needs Optuna", mend="pip install 'seqtune[sweep]'") from None
+    if on is None and importlib.util.find_spec("optuna") is None:
+        raise InputError("a sweep needs Optuna", mend="pip install 'seqtune[sweep]'")
     data = Path(str(given["data_path"]))
     wanted = {
         "settings": dict(given),
         "tries": [each.text for each in tries],
         "data_sha256": file_sha256(data) if data.is_file() else None,
+        "search": "optuna" if on is None else "ray",  # their studies are different files
     }
     if out.exists() and not (out / SWEEP).is_file() and any(out.iterdir()):
         raise InputError(f"{out}: already there, and no sweep", mend="Choose another --out.")
@@ -238,7 +258,7 @@ def _held(out: Path, given: Mapping[str, Any], tries: Sequence[Dimension]) -> It
         raise InputError(f"{out}: another process is at work here", mend="Wait, or choose another --out.") from None
     try:
         if (out / SWEEP).is_file():
-            before = json.loads((out / SWEEP).read_text(encoding="utf-8"))
+            before = {"search": "optuna", **json.loads((out / SWEEP).read_text(encoding="utf-8"))}
             if before != wanted:
                 other = [f"{name}: was {before.get(name)}, now {wanted[name]}" for name in wanted
                          if before.get(name) != wanted[name]]  # fmt: skip

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-from pyarrow import fs
 
 import seqtune
 from seqtune.cluster import on_ray
@@ -53,23 +52,6 @@ def still_t5(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plain(rows_file: Path, still_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return seqtune.finetune(rows_file, model_id=str(still_t5), out=tmp_path_factory.mktemp("plain") / "run", **QUICK)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of an empty bucket on an S3 server that is started here."""
-    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        files = fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
-        files.create_dir("bucket")
-        yield "s3://bucket/runs/support"
-    finally:
-        server.stop()
 
 
 @pytest.fixture

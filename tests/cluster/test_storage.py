@@ -20,9 +20,10 @@ def taken(step: int) -> Snapshot:
     return Snapshot(step, {"weight": torch.full((3,), float(step))}, {"state": {"step": step}})
 
 
-@pytest.fixture(params=["file", "memory"])  # pyarrow's own, and fsspec's
+@pytest.fixture(params=["file", "memory", "s3"])  # pyarrow's own, fsspec's, and a server
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    found = Storage(f"file://{tmp_path}/there" if request.param == "file" else f"memory://{tmp_path}/there")
+    uri = request.getfixturevalue("bucket") if request.param == "s3" else f"{request.param}://{tmp_path}/there"
+    found = Storage(with_endpoint(uri))
     found.check()
     return found
 
@@ -64,6 +65,11 @@ def test_the_server_goes_with_the_uri(monkeypatch: pytest.MonkeyPatch):
     assert with_endpoint("s3://bucket/runs") == there
     assert with_endpoint(there) == there
     assert with_endpoint("file:///runs") == "file:///runs"
+
+
+def test_no_such_bucket(bucket: str):
+    with pytest.raises(InputError, match="can't be written"):
+        Storage(with_endpoint(bucket.replace("bucket", "another"))).check()
 
 
 def test_what_is_no_place(tmp_path: Path):

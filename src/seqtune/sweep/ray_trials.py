@@ -30,7 +30,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin; or go on, where a worker was lost."""
-        self.told, self.reports = {**config, **config["one"]}, queue.Queue[dict[str, Any]]()
+        self.told, self.reports = {**config, **config["one"]}, queue.Queue[dict[str, Any] | Exception]()
         self.answers = queue.Queue[bool]()
         self.thread = threading.Thread(target=self._train, daemon=True)
         self.waiting = False
@@ -40,7 +40,10 @@ class Trial(tune.Trainable):
         """Train up to the next rung or the end."""
         if self.waiting:
             self.answers.put(True)
+        self.waiting = False
         report = self.reports.get()
+        if isinstance(report, Exception):
+            raise report
         self.waiting = not report["done"]
         return report
 
@@ -51,6 +54,12 @@ class Trial(tune.Trainable):
         self.thread.join()
 
     def _train(self) -> None:
+        try:
+            self._trained()
+        except Exception as error:  # for whoever waits in `step`, where Tune sees it
+            self.reports.put(error)
+
+    def _trained(self) -> None:
         import torch
 
         from seqtune.sweep import trial

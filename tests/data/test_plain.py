@@ -126,6 +126,5 @@ def test_the_names_of_the_control_tokens() -> None:
     t5.add_tokens(["<user>", "hello", "{"])
     assert plain.control_names(t5) == {
         **dict.fromkeys(["</s>", "<extra_id_0>", "<extra_id_1>", "<pad>"], True),
-        "<unk>": False,
         "<user>": False,
     }

@@ -69,7 +69,8 @@ def control_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     """
     spelled = {str(tokenizer.convert_ids_to_tokens(each)) for each in control_ids(tokenizer)}
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    return {name: name in spelled for name in sorted(spelled | added) if _MARK.fullmatch(name)}
+    names = sorted((spelled | added) - {str(tokenizer.unk_token)})  # which steers nothing, see above
+    return {name: name in spelled for name in names if _MARK.fullmatch(name)}
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, token: int, control: frozenset[int]) -> list[int]:

@@ -1,8 +1,14 @@
-"""``--track``: TensorBoard and MLflow for real, on this machine; the others as far as their packages are there."""
+"""``--track``: every tracker for real, on this machine, as far as its package is there."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +91,115 @@ def test_mlflow(settings, tmp_path, monkeypatch):
     assert artifacts == {"report.html", "run.json", "scores.json"}
     assert table["columns"][1:3] == ["base", "tuned"]
     assert report == (run.path / "report.html").read_bytes()
+
+
+def tracked(settings: dict[str, Any], out: Path, track: str, **environment: str) -> seqtune.Run:
+    """The command line, as these two read their settings when they are imported; what it prints is its own alone."""
+    knobs = {name: value for name, value in settings.items() if name != "data_path"}
+    options = [text for name, value in knobs.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "seqtune", "finetune", str(settings["data_path"]), *options, "--json"]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--track", track],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{track} failed" not in done.stderr
+    json.loads(done.stdout)
+    return seqtune.Run(out)
+
+
+def wandb_records(folder: Path) -> Iterator[Any]:
+    """What Weights & Biases has kept for its server: records in blocks of 32 KiB, as LevelDB's log has them."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        size, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        if 32768 - at % 32768 < 7 or kind == 0:
+            at += 32768 - at % 32768
+            continue
+        record = content[at + 7 : at + 7 + size] if kind in (1, 2) else record + content[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield wandb_internal_pb2.Record.FromString(record)
+
+
+def test_wandb(settings, tmp_path):
+    pytest.importorskip("wandb")
+    places = {f"WANDB_{name}DIR": str(tmp_path / "kept") for name in ("", "DATA_", "CACHE_", "CONFIG_")}
+    run = tracked(settings, tmp_path / "run", "wandb", WANDB_MODE="offline", **places)
+    records = list(wandb_records(tmp_path / "kept"))
+    curve: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            values = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+            }
+            for name, value in values.items():
+                curve.setdefault(name, []).append((values["_step"], value))
+    assert run.log is not None
+    for name in ("loss", "validation_loss", "learning_rate"):
+        assert curve[f"training/{name}"] == [
+            (row["step"], pytest.approx(row[name], rel=1e-6)) for row in run.log if name in row
+        ]
+    assert curve["hold_out/tuned/rougeL"] == [(5, pytest.approx(run.metrics["hold_out"]["tuned"]["rougeL"]))]
+    artifacts = {r.artifact.name: r.artifact for r in records if r.WhichOneof("record_type") == "artifact"}
+    for kind, name in (("report", "report.html"), ("manifest", "run.json")):
+        assert artifacts[f"run-{kind}"].type == kind
+        assert [entry.path for entry in artifacts[f"run-{kind}"].manifest.contents] == [name]
+    (table,) = (tmp_path / "kept").rglob("scores*.table.json")
+    assert json.loads(table.read_text())["columns"][1:3] == ["base", "tuned"]
+    kept = b"".join(record.SerializeToString() for record in records).replace(str(tmp_path / "kept").encode(), b"")
+    for private in (str(tmp_path), str(settings["data_path"]), sys.executable, f'host: "{platform.node()}"'):
+        assert private.encode() not in kept
+    assert not list((tmp_path / "kept").rglob("output.log")), "what the terminal shows stays here"
+
+
+def test_trackio(settings, tmp_path):
+    pytest.importorskip("trackio")
+    run = tracked(settings, tmp_path / "run", "trackio", TRACKIO_DIR=str(tmp_path / "kept"), HF_HUB_OFFLINE="1")
+    with sqlite3.connect(tmp_path / "kept" / "seqtune.db") as store:
+        rows = [
+            (step, json.loads(values))
+            for step, values in store.execute("select step, metrics from metrics order by id")
+        ]
+        artifacts = dict(store.execute("select name, type from artifacts"))
+        (config,) = (json.loads(found) for (found,) in store.execute("select config from configs"))
+    assert run.log is not None
+    for name in ("loss", "validation_loss", "learning_rate"):
+        assert [(step, values[f"training/{name}"]) for step, values in rows if f"training/{name}" in values] == [
+            (row["step"], pytest.approx(row[name])) for row in run.log if name in row
+        ]
+    tuned = [values["hold_out/tuned/rougeL"] for _, values in rows if "hold_out/tuned/rougeL" in values]
+    assert tuned == [pytest.approx(run.metrics["hold_out"]["tuned"]["rougeL"])]
+    (last,) = [values for _, values in rows if "scores" in values]
+    assert last["verdict"] == run.manifest["verdict"]["sentence"]
+    assert "ROUGE-L" in json.dumps(last["scores"])
+    assert artifacts == {"run-report": "report", "run-manifest": "manifest"}
+    kept = [path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert (run.path / "report.html").read_bytes() in kept
+    assert config["learning_rate"] == 0.001
+    assert "data_path" not in config
+
+
+def test_a_run_that_breaks_off_is_shown_as_one(settings, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store)
+    try:
+        with pytest.raises(ZeroDivisionError), tracking.tracked("mlflow", tmp_path / "run", settings):
+            raise ZeroDivisionError
+    finally:
+        mlflow.set_tracking_uri(before)
+    client = mlflow.client.MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("seqtune").experiment_id])
+    assert found.info.status == "FAILED"
 
 
 def test_what_comes_out_is_the_same(settings, tmp_path):

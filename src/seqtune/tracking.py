@@ -5,15 +5,20 @@ the scores of the hold-out rows, the table of them, the manifest and the report,
 the training: no random number is drawn from its generators, and a tracker that fails is let go with a warning.
 
 Files: TensorBoard's lie in ``tensorboard/`` beside the run directory; the others go by their own settings
-(``MLFLOW_TRACKING_URI``, ``WANDB_MODE`` …). What is given to a tracker has no path of this machine in it, but the
-report holds answers; Weights & Biases sends it to its servers unless ``WANDB_MODE=offline``.
+(``MLFLOW_TRACKING_URI``, ``WANDB_MODE``, ``TRACKIO_DIR`` …). Settings and manifest are given as `seqtune.publishing`
+publishes them, without paths of this machine and without examples of rows. The report is given as it is: it names the
+file of the rows, and holds answers where ``report_text`` asked for them. Weights & Biases sends all of it to its
+servers unless ``WANDB_MODE=offline``; what it would take of the machine by itself (the terminal's output, the command
+line, the folder, the host's name, the packages) is switched off.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,17 @@ NAMES = tuple(PACKAGES)
 PROJECT = "seqtune"
 #: Of a line of the log, what is drawn as a curve.
 CURVES = ("loss", "validation_loss", "learning_rate", "grad_norm", "epoch")
+
+#: Of Weights & Biases' settings: nothing is taken of the machine, nor of what the terminal shows.
+_WANDB: dict[str, Any] = {
+    "console": "off",
+    "disable_git": True,
+    "host": "seqtune",
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+}
 
 
 class Tracking:
@@ -72,11 +88,11 @@ class Tracking:
         """Give the tracker what came out, and close it.
 
         Args:
-            path: the run directory; None where the run failed.
+            path: the run directory; None where the run was stopped or failed, which the tracker then shows.
         """
         if path is not None:
             self._safely(self._results, run.Run(path))
-        self._safely(lambda: self._tracker.finish())
+        self._safely(self._close, path is not None)
 
     def _start(self, settings: dict[str, Any]) -> None:
         from accelerate import PartialState, tracking
@@ -89,7 +105,9 @@ class Tracking:
         elif self.name == "mlflow":
             self._tracker = tracking.MLflowTracker(experiment_name=PROJECT, run_name=title)
         elif self.name == "wandb":
-            self._tracker = tracking.WandBTracker(PROJECT, name=title)
+            import wandb
+
+            self._tracker = tracking.WandBTracker(PROJECT, name=title, settings=wandb.Settings(**_WANDB))
         else:
             self._tracker = tracking.TrackioTracker(PROJECT, name=title)
         self._tracker.main_process_only = False  # else a state of Accelerate is made, which training makes its own way
@@ -113,27 +131,66 @@ class Tracking:
         }
         self._tracker.log(scores, step=step)
         heading, rows = card.score_rows(finished.manifest)
-        report = finished.path / run.REPORT
+        with tempfile.TemporaryDirectory(prefix="seqtune-") as folder:
+            manifest = Path(folder) / run.MANIFEST
+            run.write_json(manifest, publishing.public_manifest(finished.manifest))
+            self._artefacts(heading, rows, _sentence(finished), finished.path / run.REPORT, manifest, step)
+
+    def _artefacts(
+        self,
+        heading: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        verdict: str,
+        report: Path,
+        manifest: Path,
+        step: int,
+    ) -> None:
+        """The table of the scores, the verdict, and where the tracker keeps files the report and the manifest."""
+        title = self.out.absolute().name
         if self.name == "tensorboard":
-            self._tracker.log({"scores": card.table(heading, rows), "verdict": _sentence(finished)}, step=step)
+            self._tracker.log({"scores": card.table(heading, rows), "verdict": verdict}, step=step)
         elif self.name == "mlflow":
             import mlflow
 
             mlflow.log_table({name: [row[n] for row in rows] for n, name in enumerate(heading)}, "scores.json")
-            mlflow.set_tag("verdict", _sentence(finished))
-            for file in (report, finished.path / run.MANIFEST):
+            mlflow.set_tag("verdict", verdict)
+            for file in (report, manifest):
                 self._tracker.log_artifact(str(file))
         elif self.name == "wandb":
             self._tracker.log_table("scores", columns=list(heading), data=[list(row) for row in rows], step=step)
-            for file, kind in ((report, "report"), (finished.path / run.MANIFEST, "manifest")):
-                self._tracker.tracker.log_artifact(str(file), name=f"{finished.path.name}-{kind}", type=kind)
+            self._tracker.tracker.summary["verdict"] = verdict
+            for file, kind in ((report, "report"), (manifest, "manifest")):
+                self._tracker.tracker.log_artifact(str(file), name=f"{title}-{kind}", type=kind)
+        else:
+            import trackio
+
+            table = trackio.Table(columns=list(heading), data=[list(row) for row in rows])
+            self._tracker.log({"scores": table, "verdict": verdict}, step=step)
+            for file, kind in ((report, "report"), (manifest, "manifest")):
+                self._tracker.tracker.log_artifact(str(file), name=f"{title}-{kind}", type=kind)
+
+    def _close(self, whole: bool) -> None:
+        """Close the tracker; of a run that broke off it is said so, where the tracker knows a word for it."""
+        if self.name == "mlflow" and not whole:
+            import mlflow
+
+            mlflow.end_run("FAILED")
+        elif self.name == "wandb" and not whole:
+            self._tracker.tracker.finish(exit_code=1)
+        elif self.name == "trackio":
+            import trackio
+
+            trackio.finish()  # by Accelerate's way it is done again when the process ends, and prints that
+        else:
+            self._tracker.finish()
 
     def _safely(self, call: Callable[..., None], *arguments: Any) -> None:
         """A tracker that fails must not end a training: it is said once, and the run goes on without it."""
         if self._failed:
             return
         try:
-            call(*arguments)
+            with redirect_stdout(sys.stderr):  # what a tracker says of itself is no output of the command
+                call(*arguments)
         except Exception as error:
             progress.warn(f"{self.name} failed, and the run goes on without it ({type(error).__name__}: {error})")
             self._failed = True

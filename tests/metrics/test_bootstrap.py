@@ -13,7 +13,7 @@ import pytest
 import sacrebleu
 
 from seqtune.errors import InputError
-from seqtune.metrics import Lift, lift, row_scores, set_scores
+from seqtune.metrics import Lift, bootstrap, lift, row_scores, set_scores
 from seqtune.metrics.bootstrap import lifts, student_t
 from seqtune.metrics.sums import corpus, mean, of_predictions
 
@@ -46,10 +46,29 @@ def test_lift_of_the_same_gain_everywhere_has_no_width():
 
 
 def test_lift_of_two_rows_worked_out_by_hand():
-    # differences 0 and 10: a resampling gives 0, 5 or 10 with chances 1/4, 1/2, 1/4; so 95 % runs from 0 to 10,
-    # and the middle fifth (Φ(−√2 · t) = Φ(−√2 · 0.325) = 0.32 at either end) is 5 alone
+    # differences 0 and 10: their mean has the error 5, and t of one degree is 12.7, but no resampling leaves 0 to 10;
+    # for the middle fifth t is 0.325
     assert lift([0.0, 0.0], [0.0, 10.0], samples=4000, seed=1) == Lift(5.0, 0.0, 10.0, 2)
-    assert lift([0.0, 0.0], [0.0, 10.0], samples=4000, seed=1, confidence=0.2) == Lift(5.0, 5.0, 5.0, 2, 0.2)
+    found = lift([0.0, 0.0], [0.0, 10.0], samples=40_000, seed=1, confidence=0.2)
+    assert (found.low, found.high) == pytest.approx((5 - 0.325 * 5, 5 + 0.325 * 5), abs=0.02)
+
+
+def test_interval_worked_out_by_hand():
+    # one row of 20 gained 100: skewness 18 / √19 = 4.129, kurtosis G2 + 3 = 23, ν = 40 / (23 − 17 / 19) = 1.81,
+    # t = 4.77; a = 4.129 / √20 = 0.923: h(−4.77) = 3 / 0.923 · (∛(1 + 0.923 · (−4.77 − 0.154)) − 1) = −8.20
+    values = np.array([100.0] + [0.0] * 19)
+    low, high = bootstrap._interval(5.0, 5.0, values, 0.95)
+    assert low == pytest.approx(5 - 5 * 4.77, abs=0.2)
+    assert high == pytest.approx(5 + 5 * 8.20, abs=0.3)
+    assert bootstrap._interval(-5.0, 5.0, -values, 0.95) == pytest.approx((-high, -low))
+
+
+def test_normal_rows_have_students_interval():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(3, 15, 400)
+    found = lift([0.0] * 400, rows.tolist(), samples=20_000, seed=0)
+    reach = student_t(0.975, 399) * rows.std(ddof=1) / math.sqrt(400)
+    assert (found.mean - found.low, found.high - found.mean) == pytest.approx((reach, reach), rel=0.06)
 
 
 def test_lift_is_seeded_plain_and_paired():
@@ -161,9 +180,11 @@ def test_quantiles_of_student():
     assert student_t(0.975, 1e6) == pytest.approx(1.95996, abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", ["skewed", "zero or hundred", "bleu"])
-def test_intervals_hold_the_true_difference_as_often_as_they_say(shape):
+@pytest.mark.parametrize(
+    ("shape", "rows"), [("skewed", 20), ("mostly the same", 20), ("zero or hundred", 60), ("bleu", 60)]
+)
+def test_intervals_hold_the_true_difference_as_often_as_they_say(shape, rows):
     """`benchmarks/coverage.py` by itself takes more shapes and sizes, and repeats it more often."""
     path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
     simulation = runpy.run_path(str(path))
-    assert 0.93 <= simulation["coverage"](shape, rows=60, repeats=600, samples=600, large=3000) <= 0.97
+    assert 0.93 <= simulation["coverage"](shape, rows=rows, repeats=600, samples=600, large=3000) <= 0.97

@@ -19,12 +19,12 @@ from seqtune.cluster import launched, on_ray
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine import hardware
-from seqtune.errors import InputError, RunError
+from seqtune.errors import InputError, RunError, SeqtuneError
 from seqtune.live import served
 from seqtune.models import adapters, families, loading, pieces
 from seqtune.preflight import check
-from seqtune.progress import timed, warn
-from seqtune.report import page, sections, unfinished
+from seqtune.progress import say, timed, warn
+from seqtune.report import facts, page, sections, unfinished
 from seqtune.report.answers import TextPolicy
 from seqtune.run import Run
 from seqtune.settings import DEFAULT, knobs, validated
@@ -94,7 +94,11 @@ def _finetuned(given: dict[str, Any], execute: Callable[[dict[str, Any]], Path],
     with claim.claimed(values["out"], given) as folder:
         follow = tracking.tracked(track, values["out"], given) if track is not None else nullcontext()
         with follow:
-            return _delivered({**values, "checkpoints_path": str(folder)}, execute)
+            try:
+                return _delivered({**values, "checkpoints_path": str(folder)}, execute)
+            except BaseException:  # whatever it was, a signal too: the run is over for now
+                _leave_report(Path(values["out"]), values.get("report_text", DEFAULT.report_text))
+                raise
 
 
 def resume(path: str | Path, *, allow_changed: bool = False, live: bool = False, track: str | None = None) -> Run:
@@ -183,12 +187,21 @@ def report(path: str | Path, *, report_text: TextPolicy = "none", output: str | 
     if run.is_unfinished(Path(path)):
         manifest, log = unfinished.read(path)
         predictions: dict[str, list[dict[str, Any]]] = {}
+        answered = Path(path) / run.CHECKPOINTS
     else:
         finished = Run(path)
         manifest, log, predictions = finished.manifest, finished.log, finished.predictions
         predictions = {split: predictions[split] for split in ("hold_out", "validation")}
-    drawn = picture.linked(build_driver({"start": "base"}), sections.of_node)
-    html = page.render(manifest, log, predictions, text=report_text, picture=drawn, name=Path(path).absolute().name)
+        answered = Path(path) / run.PREDICTIONS
+    html = page.render(
+        manifest,
+        log,
+        predictions,
+        text=report_text,
+        picture=picture.linked(build_driver({"start": "base"}), sections.of_node),
+        name=Path(path).absolute().name,
+        learned=run.answers_while_training(answered),
+    )
     try:
         run.write_text(place, html)
     except OSError as error:
@@ -297,7 +310,9 @@ class TunedModel:
 
 
 def _executed(inputs: dict[str, Any], *watchers: Any) -> Path:
-    delivered = build_driver({"start": "base"}, adapters=watchers).execute(["save_best_models"], inputs=inputs)
+    keeping = facts.Keeping(Path(inputs["checkpoints_path"]))
+    driver = build_driver({"start": "base"}, adapters=[keeping, *watchers])
+    delivered = driver.execute(["save_best_models"], inputs=inputs)
     return Path(delivered["save_best_models"]["path"])
 
 
@@ -305,6 +320,19 @@ def _executed_live(inputs: dict[str, Any]) -> Path:
     """`_executed`, with a page to look on."""
     with served(Path(inputs["checkpoints_path"]), Path(inputs["out"]).absolute().name) as watcher:
         return _executed(inputs, watcher)
+
+
+def _leave_report(out: Path, report_text: TextPolicy) -> None:
+    """The page of a run that was stopped or failed: how far it came.
+
+    None where nothing is saved, nor where the place still holds the finished run that this one was to replace.
+    """
+    if (out / run.MANIFEST).exists() or not any((out / run.CHECKPOINTS).glob("step-*")):
+        return
+    try:
+        say(f"how far it came: {report(out, report_text=report_text)}")
+    except SeqtuneError as error:  # what stopped the run is told, not this
+        warn(f"no report of how far it came: {error.headline}")
 
 
 def _delivered(values: dict[str, Any], execute: Callable[[dict[str, Any]], Path]) -> Run:

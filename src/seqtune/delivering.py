@@ -135,6 +135,8 @@ def deliver(
         (folder / run.ADAPTER / card.NAME).write_text(card.render(manifest), encoding="utf-8")
         for split, rows in predictions.items():
             run.write_jsonl(folder / run.PREDICTIONS / f"{split}.jsonl", map(dict, rows))
+        if learned := run.answers_while_training(wanted / run.CHECKPOINTS):
+            run.write_jsonl(folder / run.PREDICTIONS / run.ANSWERS, learned)
         if adapter.log is not None:
             run.write_jsonl(folder / run.LOG, adapter.log)
         (folder / run.REPORT).write_text(report, encoding="utf-8")

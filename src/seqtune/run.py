@@ -3,7 +3,7 @@
 ```
 run.json            settings, data, base model, versions, training, metrics, verdict
 adapter/            the best adapter in PEFT's own format, with the tokenizer
-predictions/        validation.jsonl, hold_out.jsonl
+predictions/        validation.jsonl, hold_out.jsonl; while_training.jsonl of a run that was looked at (`--live`)
 splits.json         the numbers of each set's rows in their file
 log.jsonl           one line per step
 report.html         one file, no network
@@ -45,6 +45,9 @@ CHECKPOINTS = "checkpoints"
 INPUTS = "inputs.json"
 #: In `CHECKPOINTS`: held by the process that is at work.
 LOCK = "lock"
+
+#: In `CHECKPOINTS`, and in `PREDICTIONS` when the run is done: answers to a few questions at every measurement.
+ANSWERS = "while_training.jsonl"
 
 #: Version of the layout of `run.json`; a reader refuses a newer one.
 FORMAT = 1
@@ -142,6 +145,11 @@ class Run:
     def log(self) -> list[dict[str, Any]] | None:
         """The training log, a dict per step; None where the adapter was trained elsewhere."""
         return read_jsonl(self.path / LOG) if (self.path / LOG).is_file() else None
+
+
+def answers_while_training(folder: Path) -> list[dict[str, Any]]:
+    """What a model answered as it learned (`ANSWERS`): ``step``, ``validation_loss`` and ``answers`` of each time."""
+    return read_jsonl(folder / ANSWERS) if (folder / ANSWERS).is_file() else []
 
 
 def open_saved(adapter_path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -217,7 +218,8 @@ def test_hostile_text_is_text(folder):
     text = page.render(found)
     assert "<script" not in text
     assert "<b>" not in text
-    assert "default-src 'none'" in text
+    assert "default-src 'none'; script-src 'none'; style-src 'sha256-" in html.unescape(text)
+    assert "unsafe" not in text
     assert text.count("&lt;/script&gt;") >= 9
 
 
@@ -228,7 +230,7 @@ def test_only_clear_differences_have_a_colour(folder):
         for (low, lift), metric in zip(((1, 2), (-1, 2), (-3, -2)), each["metrics"].values(), strict=True):
             metric["against_first"][1] = {"lift": lift, "low": low, "high": 3, "clear": low * lift > 0}
     text = page.render({**found, "sets": {"hold_out": found["sets"]["hold_out"]}})
-    assert re.findall(r'<td class="n (\w+)">', text) == ["good", "soft", "bad"]
+    assert re.findall(r'<td class="n lift (\w+)">', text) == ["good", "quiet", "bad"]
 
 
 @pytest.mark.parametrize(

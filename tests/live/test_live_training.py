@@ -16,6 +16,8 @@ import torch
 
 from seqtune import api, progress
 from seqtune.live.watching import Watching
+from seqtune.report import safety
+from seqtune.run import answers_while_training
 
 QUICK: dict[str, Any] = {
     "max_steps": 6, "eval_steps": 2, "save_steps": 1, "max_new_tokens": 4, "bootstrap_samples": 100,
@@ -72,7 +74,7 @@ def test_it_goes_on_after_a_stop(rows_file: Path, tiny_t5: Path, tmp_path: Path,
     out = tmp_path / "run"
     with pytest.raises(EnoughError), progress.listening(stop):
         api.finetune(rows_file, live=True, model_id=str(tiny_t5), out=str(out), **QUICK)
-    assert (out / "checkpoints" / "answers.jsonl").is_file()
+    assert (out / "checkpoints" / "while_training.jsonl").is_file()
 
     seen: list[Watching] = []
     made = Watching.__init__
@@ -81,6 +83,10 @@ def test_it_goes_on_after_a_stop(rows_file: Path, tiny_t5: Path, tmp_path: Path,
     assert [each["step"] for each in seen[0].state.samples] == [0, 2, 4, 6]
     assert outcome(run)[0] == outcome(whole)[0]
     assert not (out / "checkpoints").exists()
+    assert [each["step"] for each in answers_while_training(out / "predictions")] == [0, 2, 4, 6]
+    html = api.report(out, report_text="all").read_text(encoding="utf-8")
+    assert f'"learned":{safety.in_html(seen[0].state.samples)}' in html
+    assert '"learned":[]' in api.report(out).read_text(encoding="utf-8")
 
 
 def test_answers_that_fail_are_said_and_left_out(

@@ -130,4 +130,7 @@ def real_sized(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 def rendered(write: Text = name_of, **options: Any) -> str:
     """The whole page of that run, with all its rows' text."""
     both = {"hold_out": rows(12, write), "validation": rows(6, write)}
-    return page.render(manifest(write), log(), both, **{"text": "all", "name": write("name"), **options})
+    asked = {name: f"{write(f'learned {name}')} now" for name in ("input", "reference", "answer")}
+    learned = [{"step": step, "validation_loss": 3.0 - step, "answers": [asked]} for step in (0, 1)]
+    known = {"text": "all", "name": write("name"), "learned": learned}
+    return page.render(manifest(write), log(), both, **{**known, **options})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -207,17 +206,41 @@ def test_contrast_of_text(opened: Callable[..., Any], scheme: str):
     assert found == []
 
 
+def test_answers_while_it_learned(opened: Callable[..., Any]):
+    tab = opened(rendered()).page
+    assert tab.text_content("#when-step") == "step 1, validation loss 2.000"
+    assert tab.text_content("#sample-cards .now") == "learned reference answer now"
+    tab.focus("#when")
+    tab.keyboard.press("ArrowLeft")
+    assert tab.text_content("#when-step") == "step 0, validation loss 3.000"
+    for hidden in (rendered(text="none"), rendered(learned=[])):
+        assert "learned answer" not in hidden
+        assert opened(hidden).page.locator("#samples").count() == 0
+
+
+def test_figures_out_of_sight_are_drawn_after_those_that_are_seen(opened: Callable[..., Any]):
+    tab = opened(rendered()).page
+    marks = tab.evaluate("performance.getEntriesByType('mark').map((each) => [each.name, each.startTime])")
+    assert [name for name, _ in marks] == ["open", "ready"]
+    (_, shown), (_, drawn) = marks
+    assert shown < drawn
+    assert tab.evaluate("performance.getEntriesByType('paint')[0].startTime") < drawn
+
+
 def test_ten_thousand_predictions_open_in_two_seconds(opened: Callable[..., Any], tmp_path: Any):
+    """Counted in time of the processor: others may be at work on this machine. `benchmarks/report.py` takes the clock."""
     html = page.render(manifest(), report_runs.log(400), {"hold_out": list(report_runs.real_sized(10_000))}, text="all")
     assert len(html.encode()) <= 25e6
     (tmp_path / "large.html").write_text(html, encoding="utf-8")
-    took = []
     view = opened(rendered())
-    while len(took) < 10 and min(took, default=9) >= 2:  # others may be at work on this machine: once is enough
-        started = time.perf_counter()
+    browser = view.page.context.new_cdp_session(view.page)
+    browser.send("Performance.enable", {"timeDomain": "threadTicks"})
+    took: list[float] = []
+    while len(took) < 3 and min(took, default=9) >= 2:
         view.go(tmp_path / "large.html")
-        took.append(time.perf_counter() - started)
-    assert min(took) < 2, took
+        found = {each["name"]: each["value"] for each in browser.send("Performance.getMetrics")["metrics"]}
+        took.append(found["TaskDuration"])
+    assert 0 < min(took) < 2, took
     assert "10,000 hold-out rows" in view.page.text_content("#found")
     view.page.fill("#search", "until light")
     view.until("!document.querySelector('#found').textContent.startsWith('10,000')")

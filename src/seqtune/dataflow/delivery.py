@@ -13,7 +13,7 @@ import torch
 from hamilton.function_modifiers import cache, config
 from peft import PeftConfig
 
-from seqtune import delivering, picture, rehearsal
+from seqtune import delivering, picture, rehearsal, run
 from seqtune.engine import hardware
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.report import page, sections
@@ -161,13 +161,14 @@ def report_page(
         text=report_text,
         picture=picture.running_linked(sections.of_node),
         name=Path(out).absolute().name if out else "",
+        learned=run.answers_while_training(Path(out) / run.CHECKPOINTS) if out else [],
     )
 
 
 @cache(behavior="recompute")
 def save_best_models(
+    manifest: dict[str, Any],  # first, and the data before the adapter in it: a run that stops can tell of its data
     trained_adapter: TrainedAdapter,
-    manifest: dict[str, Any],
     validation_set_predictions: list[dict[str, Any]],
     hold_out_set_predictions: list[dict[str, Any]],
     report_page: str,

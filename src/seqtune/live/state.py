@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
 from seqtune.progress import Progress
-from seqtune.report import curves, page, safety
-from seqtune.settings import knobs
+from seqtune.report import curves, facts, page, safety
 
 #: The share of the server's time that drawing the curves may take: a long log is drawn less often.
 SHARE = 0.05
-
-#: Nodes that hold settings.
-_SETTINGS = (
-    "data_settings",
-    "tokenization_settings",
-    "training_settings",
-    "lora_settings",
-    "evaluation_settings",
-)
 
 
 @dataclass
@@ -59,9 +49,10 @@ class State:
         """The page as things stand; the report itself once it is there."""
         if self.report is not None:
             return self.report
-        manifest = self.facts.get("manifest") or self._manifest()
         live = {"stage": self.progress.stage if self.progress else "getting ready", "version": self.version}
-        return page.render(manifest, list(self.log), {}, picture=self.picture, name=self.name, live=live)
+        return page.render(
+            facts.manifest(self.facts), list(self.log), {}, picture=self.picture, name=self.name, live=live
+        )
 
     def json(self) -> str:
         """What the page asks for every second."""
@@ -86,28 +77,3 @@ class State:
             took = time.monotonic() - started
             self._curves = (len(log), time.monotonic() + took / SHARE, drawn)
         return drawn
-
-    def _manifest(self) -> dict[str, Any]:
-        """What of a manifest can be said before there is one."""
-        facts = self.facts
-        known = {n: v for group in _SETTINGS for n, v in (facts.get(group) or {}).items() if n in knobs()}
-        limits: Mapping[str, Any] = facts.get("length_limits") or {}
-        derived = {f"max_{side}_length": limit for side, limit in limits.items()}
-        if "compute_precision" in facts:
-            derived["precision"] = facts["compute_precision"]
-        sets = {name: facts.get(f"{name}_set") for name in ("train", "validation", "hold_out")}
-        data = facts.get("data_report") or {
-            "sources": facts.get("data_sources"),
-            "splits": {name: len(rows) for name, rows in sets.items() if rows is not None},
-            "warnings": facts.get("split_warnings"),
-            "training_lengths": facts.get("training_lengths"),
-            "findings": facts.get("data_findings"),
-        }
-        base = facts.get("base_checkpoint")
-        return {
-            "settings": {**known, **{name: derived[name]["value"] for name in derived if name in known}},
-            "derived": derived,
-            "data": data,
-            "base_model": base.as_dict() if base is not None else {},
-            "versions": facts.get("versions"),
-        }

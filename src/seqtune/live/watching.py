@@ -11,13 +11,13 @@ import torch
 from hamilton.lifecycle import NodeExecutionHook
 from transformers import GenerationConfig
 
-from seqtune import picture
+from seqtune import picture, run
 from seqtune.engine import batching
 from seqtune.generation import LONGEST_ANSWER, pad_token_id
 from seqtune.live.state import State
 from seqtune.models import families
 from seqtune.progress import Progress, say, warn
-from seqtune.report import sections
+from seqtune.report import facts, sections
 
 #: Validation questions that are answered at every measurement, spread evenly over the set.
 FEW = 4
@@ -25,35 +25,8 @@ FEW = 4
 #: Characters of a question and of an answer in a note.
 LONGEST_NOTE = (60, 100)
 
-#: In the folder of the checkpoints: a line for every measurement.
-KEPT = "answers.jsonl"
-
 #: Nodes whose results are kept: what the page shows, and what answering needs.
-_WANTED = frozenset(
-    {
-        "versions",
-        "data_settings",
-        "data_sources",
-        "data_findings",
-        "train_set",
-        "validation_set",
-        "hold_out_set",
-        "split_warnings",
-        "validation_sample",
-        "base_checkpoint",
-        "tokenizer",
-        "tokenization_settings",
-        "training_lengths",
-        "length_limits",
-        "tokenized_validation",
-        "training_settings",
-        "lora_settings",
-        "compute_precision",
-        "evaluation_settings",
-        "data_report",
-        "manifest",
-    }
-)
+_WANTED = facts.WANTED | {"validation_sample", "tokenizer", "tokenized_validation"}
 
 
 class Watching(NodeExecutionHook):
@@ -66,7 +39,7 @@ class Watching(NodeExecutionHook):
 
     def __init__(self, state: State, checkpoints: Path):
         self.state = state
-        self.kept = checkpoints / KEPT
+        self.kept = checkpoints / run.ANSWERS
         self.answering = True
 
     def run_before_node_execution(self, **_: Any) -> None:
@@ -102,17 +75,17 @@ class Watching(NodeExecutionHook):
         _say(found)
 
     def _sample(self, last: dict[str, Any], model: Any) -> dict[str, Any]:
-        facts = self.state.facts
-        rows, tokenizer = facts["validation_sample"], facts["tokenizer"]
+        known = self.state.facts
+        rows, tokenizer = known["validation_sample"], known["tokenizer"]
         few = sorted({round(place * (len(rows) - 1) / max(1, FEW - 1)) for place in range(FEW)})
-        sources = [facts["tokenized_validation"][index]["input_ids"] for index in few]
-        longest = facts["training_lengths"]["target"]["max"]
+        sources = [known["tokenized_validation"][index]["input_ids"] for index in few]
+        longest = known["training_lengths"]["target"]["max"]
         answers = _answers(
             model,
             tokenizer,
             sources,
             limit=min(LONGEST_ANSWER, longest + max(1, longest // 4)),
-            bf16=facts["compute_precision"]["value"] == "bf16",
+            bf16=known["compute_precision"]["value"] == "bf16",
         )
         return {
             "step": last["step"],
@@ -134,9 +107,9 @@ class Watching(NodeExecutionHook):
     def _keep(self, samples: list[dict[str, Any]]) -> None:
         try:
             self.kept.parent.mkdir(parents=True, exist_ok=True)
-            self.kept.write_text("".join(json.dumps(each) + "\n" for each in samples), encoding="utf-8")
+            run.write_text(self.kept, "".join(json.dumps(each) + "\n" for each in samples))
         except OSError as error:
-            warn(f"{self.kept}: can't be written ({error.strerror}); after a stop these answers are gone")
+            warn(f"{self.kept}: can't be written ({error.strerror}); the report will not have these answers")
 
 
 def _answers(model: Any, tokenizer: Any, sources: list[list[int]], *, limit: int, bf16: bool) -> list[str]:

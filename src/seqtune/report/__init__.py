@@ -8,6 +8,7 @@
     answers.py     the rows: scores always, text only where it was asked for and has room
     groups.py      scores by the values of the rows' other fields
     sections.py    which section of the page shows the result of a node
+    facts.py       what is known of a run at work: kept when training begins
     unfinished.py  what is known of a run that is not finished
     templates/     the page's HTML, a file a section
     static/        its style and scripts; plotly.js

@@ -96,8 +96,6 @@ def checks(manifest: Manifest, with_examples: bool) -> list[dict[str, Any]]:
             "check": words(each.get("check")).replace("_", " "),
             "verdict": each["verdict"] if each.get("verdict") in order else "WARN",
             "found": words(each.get("found")),
-            "rows": each.get("rows") or 0,
-            "of": each.get("of") or 0,
             "examples": [words(example) for example in each.get("examples") or []] if with_examples else [],
             "mend": words(each.get("mend") or ""),
         }

@@ -18,7 +18,7 @@ from seqtune.report import answers, curves, groups, origins, safety, scores
 from seqtune.report.reading import dig, number, set_name, shown, took
 
 #: The scripts in the order in which they need each other; all of them are one script block.
-SCRIPTS = ("core.js", "words.js", "charts.js", "distributions.js", "answers.js", "main.js")
+SCRIPTS = ("core.js", "words.js", "charts.js", "distributions.js", "answers.js", "learning.js", "main.js")
 
 #: Added while a run is at work.
 LIVE_SCRIPTS = ("live.js",)
@@ -35,6 +35,7 @@ def render(
     picture: tuple[Markup, str] | None = None,
     name: str = "",
     live: Mapping[str, Any] | None = None,
+    learned: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as text that UTF-8 can hold.
 
@@ -45,10 +46,12 @@ def render(
         text: whose questions and answers may stand in the page; "none" leaves out all that rows hold.
         picture: SVG and style of the dataflow (`seqtune.picture.linked`).
         name: of the run, for its title.
+        learned: answers to a few questions as the model learned (`seqtune.live`); text of rows as well.
         live: for a page that follows a run at work: ``stage`` and whatever its scripts are told first.
     """
-    styles = [_static(*STYLES), *([picture[1]] if picture else [])]
-    scripts = [_static("plotly/plotly-basic.min.js"), _static(*SCRIPTS, *(LIVE_SCRIPTS if live is not None else ()))]
+    styles = [static(*STYLES), *([picture[1]] if picture else [])]
+    plotly = static("plotly/plotly-basic.min.js")
+    script = static(*SCRIPTS, *(LIVE_SCRIPTS if live is not None else ()))
     metric = str(dig(manifest, "verdict", "metric", default="rougeL"))
     sets: dict[str, Any] = {}
     room = answers.ROOM
@@ -57,9 +60,10 @@ def render(
             sets[split], room = answers.columns(predictions[split], text, metric, room)
     tables = {split: scores.table(manifest, split) for split in scores.SPLITS}
     html = environment().get_template("page.html.j2").render(
-        policy=safety.policy(scripts, styles, live=live is not None),
+        policy=safety.policy([plotly, script], styles, live=live is not None),
         styles=[Markup(style) for style in styles],  # ours: constants, and numbers of boxes
-        scripts=[Markup(script) for script in scripts],
+        plotly=Markup(plotly),  # run by the page's own script when it draws
+        script=Markup(script),
         data=Markup(
             safety.in_html(
                 {
@@ -73,12 +77,14 @@ def render(
                     "resumed": dig(manifest, "training", "resumed_at", default=[]),
                     "histograms": origins.histograms(manifest),
                     "live": live,
+                    "learned": list(learned) if text != "none" else [],
                 }
             )
         ),
         title=dig(manifest, "verdict", "sentence", default="Not finished" if live is None else "A run at work"),
         name=name,
         live=live,
+        learned=bool(learned) and text != "none",
         head=heading(manifest),
         tables=[
             {"split": split, "set": set_name(split), "rows": rows, "answered": _answered(manifest, split)}
@@ -161,6 +167,7 @@ def _answered(manifest: Mapping[str, Any], split: str) -> str:
 
 
 @functools.cache
-def _static(*names: str) -> str:
+def static(*names: str) -> str:
+    """Files of the page's style and scripts, one after the other."""
     folder = files("seqtune.report").joinpath("static")
     return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)

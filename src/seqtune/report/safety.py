@@ -29,7 +29,7 @@ def policy(scripts: Iterable[str], styles: Iterable[str], *, live: bool = False)
     """
     allowed = {
         "default-src": "'none'",
-        "script-src": " ".join(map(_source, scripts)),
+        "script-src": " ".join(map(_source, scripts)) or "'none'",
         "style-src": " ".join(map(_source, [*styles, ""])),
         "base-uri": "'none'",
         "form-action": "'none'",

@@ -1,4 +1,4 @@
-"""What is known of a run that is not finished: its settings as given, and the log up to its newest checkpoint.
+"""What is known of a run that is not finished: what was found before training, the log to its newest checkpoint.
 
 Only JSON is read: no model and no tensor.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from seqtune import run
 from seqtune.errors import InputError
+from seqtune.report import facts
 from seqtune.settings import DEFAULT
 
 #: In a checkpoint's folder (see `seqtune.engine.checkpoint`).
@@ -39,11 +40,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     log = state.get("log") or []
     made_of = state["made_of"]
     versions = {name.removeprefix("version of "): v for name, v in made_of.items() if name.startswith("version of ")}
+    known = _facts(folder / facts.KEPT)
     manifest = {
-        "settings": {**_defaults(), **given},
         "data": {"sources": {"data": {"path": given.get("data_path")}}},
         "base_model": {"model_id": made_of.get("base model")},
         "versions": versions,
+        **known,
+        "settings": {**_defaults(), **given, **known.get("settings", {})},
         "training": {
             **{name: state.get(name) for name in ("best_step", "tokens", "seconds", "resumed_at", "changes")},
             "steps": state.get("step"),
@@ -51,6 +54,15 @@ def read(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         },
     }
     return manifest, log
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What `facts.Keeping` wrote down; empty where it did not, or where that is damaged: a page there is."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _newest_state(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 // The figures. Each is built from the data and the colours of the moment, and drawn again when these change.
+// At first the page stands without them: those in sight are drawn then, the others when nothing else is to be done.
 const figures = {}; // name → (colours) => {data, layout} or null where there is nothing to draw
+const waiting = new Set(); // figures that are not drawn yet
 
 const coarse = window.matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, not the figure
 
@@ -93,20 +95,54 @@ for (const [side, histogram] of Object.entries(data.histograms)) {
   };
 }
 
+// plotly.js is the larger part of the page's scripts: it stands there as text and is run for the first figure.
+function withPlotly() {
+  if (!window.Plotly) document.body.append(element("script", {}, byId("plotly").textContent));
+  return window.Plotly;
+}
+
+const placeOf = (name) => document.querySelector(`figure[data-chart="${name}"]`);
+
 // Draw one figure where the page has a place for it; on paper the widths are known and nothing moves.
 function draw(name) {
-  const place = document.querySelector(`figure[data-chart="${name}"]`);
+  waiting.delete(name);
+  const place = placeOf(name);
   const built = place && figures[name] ? figures[name](colours()) : null;
   if (!place) return;
   place.hidden = !built;
   if (!built) return;
   const wide = place.classList.contains("wide") || place.classList.contains("tall");
   const size = printing ? { width: wide ? 690 : 335, autosize: false } : { width: undefined, autosize: true };
-  Plotly.react(place.querySelector(".plot"), built.data, { ...built.layout, ...size }, { displayModeBar: false, responsive: true, showTips: false, doubleClick: "reset" });
+  withPlotly().react(place.querySelector(".plot"), built.data, { ...built.layout, ...size }, { displayModeBar: false, responsive: true, showTips: false, doubleClick: "reset" });
   if (!place.querySelector("details")) place.append(numbers(name));
 }
 
 const drawAll = () => Object.keys(figures).forEach(draw);
+
+const whenIdle = window.requestIdleCallback ?? ((call) => setTimeout(call, 30));
+
+// Give every figure its room, draw those that are seen, then the others one by one; say when the first are there, and all.
+function drawInTurn() {
+  for (const name of Object.keys(figures)) {
+    const place = placeOf(name);
+    if (!place) continue;
+    place.hidden = !figures[name](colours());
+    if (!place.hidden) waiting.add(name);
+  }
+  const reached = (state) => { document.documentElement.dataset[state] = "yes"; performance.mark(state); };
+  let begun = false;
+  const next = () => {
+    const [name] = waiting;
+    if (name !== undefined) draw(name);
+    if (waiting.size) whenIdle(next); else reached("ready"); // all is drawn
+  };
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting && waiting.has(target.dataset.chart)) draw(target.dataset.chart);
+    if (!begun) { begun = true; reached("open"); whenIdle(next); } // what is in sight is there
+  });
+  if (!waiting.size) { reached("open"); reached("ready"); }
+  for (const name of waiting) seen.observe(placeOf(name));
+}
 
 // The figure's numbers as a table, made when it is opened: for readers of screens, and for copying.
 function numbers(name) {

@@ -43,9 +43,9 @@ function follow() {
 
 for (const each of document.querySelectorAll("[data-scripted]")) each.hidden = false;
 if (chosen.split) { byId("browser").hidden = false; listen(); showMetrics(); showFilters(); showRows(); describeDistributions(); }
+if (samples.length) showSamples();
 follow();
-drawAll();
+drawInTurn();
 darkScheme.addEventListener("change", drawAll);
 window.addEventListener("beforeprint", () => { printing = true; drawAll(); });
 window.addEventListener("afterprint", () => { printing = false; drawAll(); });
-document.documentElement.dataset.ready = "yes"; // for whoever waits until all is drawn

@@ -153,6 +153,8 @@ def test_print(opened: Callable[..., Any]):
         "[...document.querySelectorAll('.plot .main-svg')].map((svg) => svg.getBoundingClientRect().width)"
     )
     assert max(widths) <= 700
+    ink = "getComputedStyle(document.querySelector('.verdict')).color"
+    assert view.page.evaluate(ink) == opened(rendered(), color_scheme="light").page.evaluate(ink), "dark ink on paper"
     assert view.faults == []
 
 

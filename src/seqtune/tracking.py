@@ -105,7 +105,7 @@ class Tracking:
         elif self.name == "mlflow":
             self._tracker = tracking.MLflowTracker(experiment_name=PROJECT, run_name=title)
         elif self.name == "wandb":
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             self._tracker = tracking.WandBTracker(PROJECT, name=title, settings=wandb.Settings(**_WANDB))
         else:
@@ -162,7 +162,7 @@ class Tracking:
             for file, kind in ((report, "report"), (manifest, "manifest")):
                 self._tracker.tracker.log_artifact(str(file), name=f"{title}-{kind}", type=kind)
         else:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
 
             table = trackio.Table(columns=list(heading), data=[list(row) for row in rows])
             self._tracker.log({"scores": table, "verdict": verdict}, step=step)
@@ -178,7 +178,7 @@ class Tracking:
         elif self.name == "wandb" and not whole:
             self._tracker.tracker.finish(exit_code=1)
         elif self.name == "trackio":
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
 
             trackio.finish()  # by Accelerate's way it is done again when the process ends, and prints that
         else:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from seqtune.cluster import on_ray
@@ -100,7 +101,9 @@ def test_killed_and_gone_on(rows_file: Path, tiny_t5: Path, tmp_path: Path):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until
             time.sleep(0.05)
+        children = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGKILL)
+    assert not psutil.wait_procs(children, timeout=600)[1]  # nobody goes on in its place
     before = (out / "study.jsonl").read_text()
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -126,8 +126,8 @@ def lines_of(module: str, on: str, workers: int | None, told: Mapping[str, Any],
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(spec.encode())
-            child.stdin.close()
+            child.stdin.write(spec.encode() + b"\n")
+            child.stdin.flush()  # and left open: its end tells the child that we are gone
             for content in child.stdout:
                 line = json.loads(content)
                 if line["what"] == "end":

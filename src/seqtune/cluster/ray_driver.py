@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +46,11 @@ def run(work: Callable[[dict[str, Any], int, int], None]) -> None:
         work: what to do: given what was told, the number of workers and the threads of each.
     """
     global _lines
-    told = json.loads(sys.stdin.buffer.read())
+    told = json.loads(sys.stdin.buffer.readline())
     _lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Ray and its libraries print to standard output too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     try:
         _connect(told["on"])
         work(told, *_workers(told))
@@ -58,6 +60,14 @@ def run(work: Callable[[dict[str, Any], int, int], None]) -> None:
     finally:
         ray.shutdown()
     tell("end")
+
+
+def _end_with_the_command() -> None:
+    """Whoever started us holds our standard input open: where it is killed, nobody else must go on in its place."""
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+    os._exit(143)
 
 
 def ends_with(error: Exception) -> list[str]:

@@ -131,6 +131,7 @@ def _tune(told: dict[str, Any], number: int, cpus: int) -> None:
                 name="sweep",
                 storage_path=folder,
                 failure_config=tune.FailureConfig(max_failures=ray_driver.RESTARTS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
                 verbose=0,
             ),
         )

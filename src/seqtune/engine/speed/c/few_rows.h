@@ -19,37 +19,47 @@ typedef struct {
     int64_t N, K;
 } dense;
 
-/* Rows at once: their sums have to stay in registers, REGISTERS of them a row. */
+/* How many rows are worked on at once, on how many columns: their sums have to stay in the 32 or 16 registers. */
 #ifdef __AVX512F__
-enum { MOST = 12 };
+enum { MOST = 12, ACROSS = 32 };
 #else
-enum { MOST = 3 };
+enum { MOST = 6, ACROSS = 16 };
 #endif
-enum { FLOATS = VECTOR / 4, REGISTERS = PANEL / FLOATS };
+enum { FLOATS = VECTOR / 4 }; /* in a register */
 
+/* sums[rows, 32] of `across` columns of a panel. */
 static inline __attribute__((always_inline)) void rows_f(const float *A, ptrdiff_t lda, const float *panel, ptrdiff_t K,
-                                                         float *sums, const int rows) {
-    floats c[MOST][REGISTERS];
+                                                         float *sums, const int rows, const int across) {
+    floats total[MOST][PANEL / FLOATS];
     for (int r = 0; r < rows; r++)
-        for (int w = 0; w < REGISTERS; w++) c[r][w] = (floats){0};
-    for (ptrdiff_t k = 0; k < K; k++)
-        for (int w = 0; w < REGISTERS; w++) {
-            floats b = *(const floats *)(panel + k * PANEL + w * FLOATS);
-            for (int r = 0; r < rows; r++) c[r][w] += A[r * lda + k] * b;
+        for (int v = 0; v < across / FLOATS; v++) total[r][v] = (floats){0};
+    for (ptrdiff_t k = 0; k < K; k++) {
+        floats column[PANEL / FLOATS];
+        for (int v = 0; v < across / FLOATS; v++) column[v] = *(const floats *)(panel + k * PANEL + v * FLOATS);
+        for (int r = 0; r < rows; r++) {
+            float x = A[r * lda + k];
+            for (int v = 0; v < across / FLOATS; v++) total[r][v] += x * column[v];
         }
+    }
     for (int r = 0; r < rows; r++)
-        for (int w = 0; w < REGISTERS; w++) *(floats *)(sums + r * PANEL + w * FLOATS) = c[r][w];
+        for (int v = 0; v < across / FLOATS; v++) *(floats *)(sums + r * PANEL + v * FLOATS) = total[r][v];
 }
 
+/* sums[rows, 32] of a panel. Few rows take the whole panel in one pass, as far as registers go: it comes from memory. */
 static void block_f(const float *A, ptrdiff_t lda, const float *panel, ptrdiff_t K, float *sums, ptrdiff_t rows) {
     switch (rows) {
-#define CASE(R)                                                                                                        \
-    case R: rows_f(A, lda, panel, K, sums, R); break;
-        CASE(1) CASE(2) CASE(3)
+#define WHOLE(R)                                                                                                       \
+    case R: rows_f(A, lda, panel, K, sums, R, PANEL); break;
+#define PARTS(R)                                                                                                       \
+    case R:                                                                                                            \
+        for (int n = 0; n < PANEL; n += ACROSS) rows_f(A, lda, panel + n, K, sums + n, R, ACROSS);                     \
+        break;
+        WHOLE(1) WHOLE(2) WHOLE(3) PARTS(4) PARTS(5) PARTS(6)
 #ifdef __AVX512F__
-        CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+        PARTS(7) PARTS(8) PARTS(9) PARTS(10) PARTS(11) PARTS(12)
 #endif
-#undef CASE
+#undef WHOLE
+#undef PARTS
     }
 }
 

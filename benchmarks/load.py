@@ -1,6 +1,6 @@
 """A server under load: good, bad, huge, slow and vanishing requests at once, for as long as it takes.
 
-    python benchmarks/load.py --clients 64 --seconds 300
+    python benchmarks/load.py --clients 64 --seconds 300 [--model flan-t5-small | seqtune-mini | tiny] [--good-alone]
 
 A server process of its own answers over loopback; clients in this process ask. Of ten requests seven are good (half of
 them streams), one is bad (no JSON, no such model, parameters out of bounds), and one of huge, slow (its body in drops,
@@ -9,9 +9,10 @@ or never whole) and vanishing (the client leaves before its answer). Counted are
 
 Then the same questions are answered offline by `Answerer.tokens` in the server's own batch size, in a process that has
 the machine for itself, and the rates are compared: tokens a second of the server in a run with good requests alone
-(``--seconds`` again, at most 60), and of the offline batch.
+(``--seconds`` again, at most 60), and of the offline batch. How many threads compute, OMP_NUM_THREADS says, for both.
 
-The model has the shape of flan-t5-small and random weights, unless --tiny: what it says is nonsense, of full length.
+flan-t5-small and tiny are shapes with random weights: what they say is nonsense, of full length. seqtune-mini's answers
+end by themselves.
 """
 
 from __future__ import annotations
@@ -38,28 +39,30 @@ QUESTIONS = [f"{word} do I {verb} the {thing}?" for word in ("How", "Why") for v
 BATCH = 16
 
 
-def made_adapter(folder: Path, tiny: bool) -> Path:
-    """An adapter of random weights over a base of random weights."""
+def made_adapter(folder: Path, name: str) -> Path:
+    """An adapter that changes nothing over a base model: seqtune-mini, or one of random weights."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
 
-    from seqtune.models import adapters
+    from seqtune.models import adapters, loading
     from seqtune.settings import DEFAULT
     from tiny_models import tiny_model, tiny_tokenizer
 
-    tokenizer = tiny_tokenizer("flan-t5")
-    if tiny:
-        model = tiny_model("flan-t5", len(tokenizer))
+    base = "seqtune-mini"
+    if name == base:
+        checkpoint = loading.resolve(base)
+        model, tokenizer = loading.load_model(checkpoint, torch.device("cpu")), loading.load_tokenizer(checkpoint)
     else:
-        torch.manual_seed(0)
-        shape = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8, "num_decoder_layers": 8}
-        config = T5Config(**shape, vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-                          decoder_start_token_id=0)  # fmt: skip
-        model = T5ForConditionalGeneration(config).eval()
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    config = adapters.lora_config(model, str(folder / "base"), DEFAULT.model_dump())
-    tuned = adapters.attach(model, config, str(folder / "base"))
+        import shapes
+
+        tokenizer = tiny_tokenizer("flan-t5")
+        model = tiny_model("flan-t5", len(tokenizer)) if name == "tiny" else shapes.build(name)
+        # Every token that the model may write is a word, so that a stream has its events.
+        tokenizer.add_tokens([f" w{number}" for number in range(len(tokenizer), model.config.vocab_size)])
+        base = str(folder / "base")
+        model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+    config = adapters.lora_config(model, base, DEFAULT.model_dump())
+    tuned = adapters.attach(model, config, base)
     adapters.save(tuned, tokenizer, folder / "tuned")
     return folder / "tuned"
 
@@ -204,41 +207,61 @@ print(sum(map(len, found)) / (time.monotonic() - begun))
 """
 
 
+def mixed(port: int, process: subprocess.Popen[bytes], given: argparse.Namespace) -> list[str]:
+    """All kinds of requests at once; prints what came of it, and returns what should not have."""
+    watched, sizes, load = psutil.Process(process.pid), [], Load(port, given.tokens, good=False)
+
+    async def under_load() -> None:
+        async def watch() -> None:
+            while True:
+                sizes.append(watched.memory_info().rss)
+                await asyncio.sleep(0.5)
+
+        watching = asyncio.create_task(watch())
+        await load.run(given.clients, given.seconds)
+        watching.cancel()
+
+    asyncio.run(under_load())
+    fifth = max(1, len(sizes) // 5)
+    growth = max(sizes[-fifth:]) / max(sizes[fifth : 2 * fifth] or sizes) - 1
+    ordered = sorted(load.seconds)
+    print(f"{given.clients} clients, {given.seconds:.0f} s: {sum(load.statuses.values()):,} requests")
+    print("  " + ", ".join(f"{name}: {count}" for name, count in sorted(load.statuses.items())))
+    print(f"  good: p50 {ordered[len(ordered) // 2]:.2f} s, p95 {ordered[len(ordered) * 95 // 100]:.2f} s")
+    print(f"  memory {sizes[fifth] / 1e6:.0f} → {sizes[-1] / 1e6:.0f} MB: {growth:+.1%}", flush=True)
+    return load.unexpected + (["memory grew by more than 5 %"] if growth > 0.05 else [])
+
+
 def main() -> int:
     """Run it, print the figures; the exit status says whether they are as they should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, where the machine is to be spared")
+    parser.add_argument("--model", choices=["flan-t5-small", "seqtune-mini", "tiny"], default="flan-t5-small")
+    parser.add_argument("--good-alone", action="store_true", help="the comparison of rates alone")
     given = parser.parse_args()
+    problems: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        adapter = made_adapter(folder, given.tiny)
+        adapter = made_adapter(folder, given.model)
         process, port = served(adapter, folder / "log")
-        watched, sizes = psutil.Process(process.pid), []
-        load = Load(port, given.tokens, good=False)
-
-        async def under_load() -> None:
-            async def watch() -> None:
-                while True:
-                    sizes.append(watched.memory_info().rss)
-                    await asyncio.sleep(0.5)
-
-            watching = asyncio.create_task(watch())
-            await load.run(given.clients, given.seconds)
-            watching.cancel()
-
-        asyncio.run(under_load())
-        alive = process.poll() is None
-        fresh = Load(port, given.tokens, good=True)
-        seconds = min(given.seconds, 60)
-        begun = time.monotonic()
-        asyncio.run(fresh.run(given.clients, seconds))
-        rate = fresh.written / (time.monotonic() - begun)
-        process.send_signal(signal.SIGTERM)
-        ended = process.wait(60)
-        arguments = [str(adapter), str(given.tokens), str(max(256, fresh.written // given.tokens // 2)), str(BATCH)]
+        try:
+            if not given.good_alone:
+                problems += mixed(port, process, given)
+                problems += [] if process.poll() is None else ["the server did not live"]
+            fresh = Load(port, given.tokens, good=True)
+            used, own, begun = psutil.Process(process.pid).cpu_times(), time.process_time(), time.monotonic()
+            asyncio.run(fresh.run(given.clients, min(given.seconds, 60)))
+            seconds = time.monotonic() - begun
+            rate, own = fresh.written / seconds, (time.process_time() - own) / seconds
+            after = psutil.Process(process.pid).cpu_times()
+            busy = (after.user + after.system - used.user - used.system) / seconds
+            process.send_signal(signal.SIGTERM)
+            ended = process.wait(60)
+        finally:
+            process.kill()
+        arguments = [str(adapter), str(given.tokens), str(max(256, min(4096, len(fresh.seconds) // 2))), str(BATCH)]
         offline = float(
             subprocess.run(
                 [sys.executable, "-c", OFFLINE, *arguments], input=json.dumps(QUESTIONS), text=True, check=True,
@@ -246,22 +269,13 @@ def main() -> int:
             ).stdout
         )  # fmt: skip
         log = (folder / "log").read_text()
-    fifth = max(1, len(sizes) // 5)
-    growth = max(sizes[-fifth:]) / max(sizes[fifth : 2 * fifth] or sizes) - 1
-    ordered = sorted(load.seconds)
-    print(f"{given.clients} clients, {given.seconds:.0f} s: {sum(load.statuses.values()):,} requests")
-    print("  " + ", ".join(f"{name}: {count}" for name, count in sorted(load.statuses.items())))
-    print(f"  good: p50 {ordered[len(ordered) // 2]:.2f} s, p95 {ordered[len(ordered) * 95 // 100]:.2f} s")
-    print(
-        f"  memory {sizes[fifth] / 1e6:.0f} → {sizes[-1] / 1e6:.0f} MB: {growth:+.1%}; alive: {alive}; ended: {ended}"
-    )
     print(f"good alone: {rate:.0f} tokens/s; offline in batches: {offline:.0f} tokens/s: {rate / offline:.0%}")
-    problems = [*sorted(set(load.unexpected + fresh.unexpected))]
-    problems += [] if alive and ended == 128 + signal.SIGTERM else ["the server did not live, or did not end well"]
-    problems += ["memory grew by more than 5 %"] if growth > 0.05 else []
+    print(f"  {len(fresh.seconds) / seconds:.1f} requests/s; the server used {busy:.2f} cores, the clients {own:.2f}")
+    problems += fresh.unexpected
+    problems += [] if ended == 128 + signal.SIGTERM else [f"the server ended with {ended}"]
     problems += ["less than 80 % of offline"] if rate < 0.8 * offline else []
     problems += ["the log has a traceback"] if "Traceback" in log else []
-    print("\n".join(problems) or "as it should be")
+    print("\n".join(sorted(set(problems))) or "as it should be")
     return len(problems) > 0
 
 

@@ -18,6 +18,10 @@ from seqtune.generation import Answer, Answerer
 #: What a decoder writes for bytes that are no character yet.
 UNFINISHED = "\ufffd"
 
+#: Tokens whose text is looked at again with every new one; the text of those before is settled. What a decoder does with a
+#: token depends on its neighbours alone (spaces, the bytes of a character).
+NEAR = 8
+
 
 def pieces(answerer: Answerer, source: Sequence[int], *, random_state: int, **knobs: Any) -> Iterator[str]:
     """The answer to one encoded input, as it is written.
@@ -57,22 +61,38 @@ class GrowingText:
         self.ids: list[int] = []
         self.given = ""
         self.stopped = False
+        self._settled, self._from, self._seen = "", 0, 0  # text so far; the tokens looked at; how much of theirs it holds
 
     def add(self, token: int) -> str:
         """Take a token in; returns the text that is certain now and was not before."""
         self.ids.append(token)
-        text = self._text().rstrip(UNFINISHED)
+        text = self._text()
+        self._settle(text)
+        text = text.lstrip().rstrip(UNFINISHED)
         self.stopped = self._cut(text) is not None
         return "" if self.stopped else self._give(self._certain(text))
 
     def close(self) -> str:
         """The rest, when no more tokens come."""
-        text = self._text()
+        text = self._decoded(0).lstrip()
         cut = self._cut(text)
         return self._give((text if cut is None else text[:cut]).rstrip())
 
     def _text(self) -> str:
-        return str(self.tokenizer.decode(self.ids, skip_special_tokens=True)).lstrip()
+        return self._settled + self._decoded(self._from)[self._seen :]
+
+    def _decoded(self, first: int) -> str:
+        return str(self.tokenizer.decode(self.ids[first:], skip_special_tokens=True))
+
+    def _settle(self, text: str) -> None:
+        """From here on look at the last tokens alone, if that can be told from their text: a long answer would cost the
+        square of its length else."""
+        if len(self.ids) - self._from < 2 * NEAR or text.endswith(UNFINISHED):
+            return
+        first = len(self.ids) - NEAR
+        last = self._decoded(first)
+        if last and text.endswith(last):
+            self._settled, self._from, self._seen = text, first, len(last)
 
     def _cut(self, text: str) -> int | None:
         """Where the first stop text begins; None where there is none."""

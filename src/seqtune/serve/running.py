@@ -20,6 +20,9 @@ from seqtune.serve.gate import Gate
 from seqtune.serve.settings import LOOPBACK, ServeSettings
 from seqtune.serve.shelf import Shelf
 
+#: Connections that may wait to be taken, as uvicorn has it.
+BACKLOG = 2048
+
 #: Largest head of a request, in bytes.
 LARGEST_HEAD = 32_768
 
@@ -58,6 +61,7 @@ def serve(runs: Sequence[str], settings: ServeSettings, ready: Callable[[str], N
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         server = uvicorn.Server(server_config(app, settings))
+        listening.listen(BACKLOG)  # before it is said: whoever reads the line may come at once
         say(f"listening on {address}   (Ctrl-C ends it)")
         if settings.host not in LOOPBACK:
             warn("what comes and goes can be read on its way: put a proxy with TLS before it")

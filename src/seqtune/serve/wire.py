@@ -225,45 +225,48 @@ class Answered(BaseModel):
     content: str
 
 
-class ChatChoice(BaseModel):
-    """One answer to a chat."""
+class Choice(BaseModel):
+    """What every answer has beside its text."""
 
     index: int
-    message: Answered
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
 
 
-class ChatCompletion(BaseModel):
-    """The answer to a chat. ``ignored_messages`` were sent and can't be used: the model knows single questions."""
+class ChatChoice(Choice):
+    """One answer to a chat."""
+
+    message: Answered
+
+
+class TextChoice(Choice):
+    """One answer to a prompt."""
+
+    text: str
+
+
+class Response(BaseModel):
+    """What the answer to every request has beside its choices."""
 
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[ChatChoice]
     usage: Usage
+
+
+class ChatCompletion(Response):
+    """The answer to a chat. ``ignored_messages`` were sent and can't be used: the model knows single questions."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
     ignored_messages: int
 
 
-class TextChoice(BaseModel):
-    """One answer to a prompt."""
-
-    index: int
-    text: str
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-
-
-class Completion(BaseModel):
+class Completion(Response):
     """The answers to prompts."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[TextChoice]
-    usage: Usage
 
 
 def stamp(prefix: str, model: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from seqtune.generation import Answer, Answerer
 #: What a decoder writes for bytes that are no character yet.
 UNFINISHED = "\ufffd"
 
-#: Tokens whose text is looked at again with every new one; the text of those before is settled. What a decoder does with a
-#: token depends on its neighbours alone (spaces, the bytes of a character).
+#: Tokens whose text is looked at again with every new one; that of those before is settled. What a decoder does with
+#: a token depends on its neighbours alone (spaces, the bytes of a character).
 NEAR = 8
 
 
@@ -61,7 +61,8 @@ class GrowingText:
         self.ids: list[int] = []
         self.given = ""
         self.stopped = False
-        self._settled, self._from, self._seen = "", 0, 0  # text so far; the tokens looked at; how much of theirs it holds
+        # The text so far; from where on tokens are looked at again; how much of their text is in it.
+        self._settled, self._from, self._seen = "", 0, 0
 
     def add(self, token: int) -> str:
         """Take a token in; returns the text that is certain now and was not before."""
@@ -85,8 +86,10 @@ class GrowingText:
         return str(self.tokenizer.decode(self.ids[first:], skip_special_tokens=True))
 
     def _settle(self, text: str) -> None:
-        """From here on look at the last tokens alone, if that can be told from their text: a long answer would cost the
-        square of its length else."""
+        """Look at the last tokens alone from here on, if their text shows that nothing is lost.
+
+        A long answer would cost the square of its length else.
+        """
         if len(self.ids) - self._from < 2 * NEAR or text.endswith(UNFINISHED):
             return
         first = len(self.ids) - NEAR

@@ -203,6 +203,12 @@ def test_rubbish(served: Served, rubbish: bytes):
     assert served.ask("/health")[0] == 200
 
 
+def test_a_body_that_says_it_is_a_form(served: Served):
+    code, _, found = served.ask("/v1/chat/completions", chat(), content_type="application/x-www-form-urlencoded")
+    assert code == 422
+    assert "expected application/json" in found["error"]["message"]
+
+
 def test_headers_of_the_page(served: Served):
     _, found, content = served.ask("/")
     assert "default-src 'none'" in found["content-security-policy"]

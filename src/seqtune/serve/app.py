@@ -237,8 +237,11 @@ def _add_refusals(app: FastAPI) -> None:
         return Refused(error.status_code, found, headers=dict(error.headers or {})).response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         problems = error.errors()
+        if isinstance(error.body, bytes) and error.body:  # not read as JSON: curl's -d says that it is a form
+            kind = request.headers.get("content-type", "missing")[:100]
+            return Refused(422, f"Content-Type is {kind}: expected application/json", param="the body").response()
         first = problems[0]
         if any(each["type"] == "json_invalid" for each in problems):
             return Refused(

@@ -284,14 +284,15 @@ class Batcher:
             del self.working[name]
 
     def _tell(self, jobs: Sequence[Job]) -> None:
-        """Hand what is new to the event loop, and count what is finished."""
-        _deliver([(job, event) for job in jobs for event in job.news()])
+        """Count what is finished, and hand what is new to the event loop: a client that has all of it leaves."""
+        events = [(job, event) for job in jobs for event in job.news()]
         for job in jobs:
             if job.over:
                 name = job.entry.name
                 self.watch.answered.labels(name).inc(not job.gone)
                 self.watch.tokens.labels(name, "answer").inc(job.tokens)
                 self.watch.tokens.labels(name, "question").inc(len(job.source))
+        _deliver(events)
 
 
 def _deliver(events: Sequence[tuple[Job, Event]]) -> None:

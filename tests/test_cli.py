@@ -384,7 +384,7 @@ def test_stopped_in_training(
     assert err.splitlines()[-1] == f"stopped; step 2 is saved. `seqtune resume runs/{run.name}` goes on from there"
     assert "" not in err.splitlines()
     assert "Traceback" not in err
-    assert [path.name for path in run.iterdir()] == ["checkpoints"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "report.html"]
     assert list(temporary.iterdir()) == []
 
 

@@ -45,7 +45,7 @@ def still_t5(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_of_two_killed_and_gone_on_alone(rows_file: Path, still_t5: Path, tmp_path: Path):
     arguments = ("finetune", str(rows_file), "--model-id", str(still_t5), *QUICK)
     with start(1, *arguments, "--out", str(tmp_path / "plain")) as process:
-        said = process.communicate(timeout=200)[0]
+        said = process.communicate(timeout=900)[0]
         assert process.returncode == 0, said
     out = tmp_path / "run"
     with start(2, *arguments, "--out", str(out)) as process:
@@ -57,14 +57,14 @@ def test_one_of_two_killed_and_gone_on_alone(rows_file: Path, still_t5: Path, tm
         ours = psutil.Process(process.pid).children(recursive=True)
         second = next(each for each in ours if each.environ().get("RANK") == "1")
         os.kill(second.pid, signal.SIGKILL)
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=900)[0]
     assert process.returncode != 0
     assert "another process of this run has ended" in said or "stopped" in said
     assert said.count("Traceback") <= 1  # torchrun's own, which says which process failed first
     assert not (out / "run.json").exists()
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in ours)
     with start(1, "resume", str(out)) as process:
-        said = process.communicate(timeout=200)[0]
+        said = process.communicate(timeout=900)[0]
     assert process.returncode == 0, said
     assert "ranks: was 2, is 1" in said
     runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("plain", "run")]
@@ -77,7 +77,7 @@ def test_one_of_two_killed_and_gone_on_alone(rows_file: Path, still_t5: Path, tm
 
 def test_bad_input_is_said_once(tmp_path: Path):
     with start(2, "finetune", str(tmp_path / "none.json"), "--out", str(tmp_path / "run")) as process:
-        said = process.communicate(timeout=200)[0]
+        said = process.communicate(timeout=900)[0]
     assert process.returncode != 0
     assert said.count("no such file") == 1, said
     assert not (tmp_path / "run").exists()

@@ -35,7 +35,7 @@ def run(request, rows_file, model_folder, tmp_path_factory):
         model_id=str(model_folder),
         preserve_characters=True,
         near_duplicate_threshold=1,
-        num_train_epochs=60,
+        num_train_epochs=120,
         learning_rate=5e-3,
         target_modules="all-linear",
         lora_dropout=0,

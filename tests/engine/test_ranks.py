@@ -40,7 +40,7 @@ def launch(size: int, model: Path, cases: list[dict[str, Any]], out: Path) -> No
         subprocess.Popen([*map(str, command)], env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
     ]
-    said = [process.communicate(timeout=240)[1] for process in processes]
+    said = [process.communicate(timeout=900)[1] for process in processes]
     for process, errors in zip(processes, said, strict=True):
         assert process.returncode == 0, errors
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +26,52 @@ STEPS = 8
 
 
 def launch(size: int, model: Path, cases: list[dict[str, Any]], out: Path) -> None:
-    """Run the cases in so many processes, one thread each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run the cases in so many processes, one thread each.
+
+    They now and then wait for each other for ever when they first meet (seen twice of some ten times on a busy machine;
+    why is open): then they are started once more, at another port.
+    """
     (out / "cases.json").write_text(json.dumps(cases))
+    assert any(ended(size, model, out) for _ in range(3)), "three times the processes waited for each other"
+
+
+def ended(size: int, model: Path, out: Path, patience: float = 150) -> bool:
+    """Whether all came to their end; the words of one that failed are the failure of the test."""
     command = [sys.executable, str(Path(__file__).with_name("rank_process.py")), model, out / "cases.json", out]
     places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     shared = {
         **os.environ,
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)},
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(places),
     }
-    processes = [
-        subprocess.Popen([*map(str, command)], env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    said = [process.communicate(timeout=900)[1] for process in processes]
-    for process, errors in zip(processes, said, strict=True):
-        assert process.returncode == 0, errors
+    errors = [out / f"errors{rank}.txt" for rank in range(size)]
+    processes = []
+    for rank, file in enumerate(errors):
+        with file.open("w") as heard:
+            process = subprocess.Popen([*map(str, command)], env={**shared, "RANK": str(rank)}, stderr=heard)
+        processes.append(process)
+    until = time.monotonic() + patience
+    while any(p.poll() is None for p in processes) and not any(p.returncode for p in processes):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    found = [process.poll() for process in processes]
+    for process in processes:  # where one fails the others wait for it
+        process.kill()
+        process.wait()
+    for status, file in zip(found, errors, strict=True):
+        assert not status, file.read_text()
+    return None not in found
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below those that the system gives to whoever connects."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 def result(out: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:

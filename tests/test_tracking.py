@@ -61,24 +61,26 @@ def test_tensorboard(settings, tmp_path):
             assert str(tmp_path).encode() not in file.read_bytes(), "no path of this machine"
 
 
-def test_mlflow(settings, tmp_path, monkeypatch):
+@pytest.fixture
+def mlflow_client(tmp_path, monkeypatch) -> Iterator[Any]:
+    """A client of a store of this test's own."""
     mlflow = pytest.importorskip("mlflow")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store)
-    try:
-        run = seqtune.finetune(**settings, out=tmp_path / "run", track="mlflow")
-        client = mlflow.client.MlflowClient(store)
-        (found,) = client.search_runs([client.get_experiment_by_name("seqtune").experiment_id])
-        history = client.get_metric_history(found.info.run_id, "training/loss")
-        artifacts = {each.path for each in client.list_artifacts(found.info.run_id)}
-        table = json.loads(
-            Path(client.download_artifacts(found.info.run_id, "scores.json")).read_text(encoding="utf-8")
-        )
-        report = Path(client.download_artifacts(found.info.run_id, "report.html")).read_bytes()
-    finally:
-        mlflow.set_tracking_uri(before)
+    yield mlflow.client.MlflowClient(store)
+    mlflow.set_tracking_uri(before)
+
+
+def test_mlflow(settings, tmp_path, mlflow_client):
+    run = seqtune.finetune(**settings, out=tmp_path / "run", track="mlflow")
+    (found,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("seqtune").experiment_id])
+    history = mlflow_client.get_metric_history(found.info.run_id, "training/loss")
+    artifacts = {each.path for each in mlflow_client.list_artifacts(found.info.run_id)}
+    scores = mlflow_client.download_artifacts(found.info.run_id, "scores.json")
+    table = json.loads(Path(scores).read_text(encoding="utf-8"))
+    report = Path(mlflow_client.download_artifacts(found.info.run_id, "report.html")).read_bytes()
     assert run.log is not None
     assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
     assert [(each.step, each.value) for each in history] == [
@@ -186,19 +188,10 @@ def test_trackio(settings, tmp_path):
     assert "data_path" not in config
 
 
-def test_a_run_that_breaks_off_is_shown_as_one(settings, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store)
-    try:
-        with pytest.raises(ZeroDivisionError), tracking.tracked("mlflow", tmp_path / "run", settings):
-            raise ZeroDivisionError
-    finally:
-        mlflow.set_tracking_uri(before)
-    client = mlflow.client.MlflowClient(store)
-    (found,) = client.search_runs([client.get_experiment_by_name("seqtune").experiment_id])
+def test_a_run_that_breaks_off_is_shown_as_one(settings, tmp_path, mlflow_client):
+    with pytest.raises(ZeroDivisionError), tracking.tracked("mlflow", tmp_path / "run", settings):
+        raise ZeroDivisionError
+    (found,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("seqtune").experiment_id])
     assert found.info.status == "FAILED"
 
 

@@ -16,7 +16,7 @@ enum { DOWN = 8 };
 #else
 enum { DOWN = 4 };
 #endif
-enum { LANES = VECTOR / 4, ACROSS = 2 * LANES };
+enum { ACROSS = 2 * FLOATS };
 
 /* C[DOWN, ACROSS] (+)= A[DOWN, n] B[n, ACROSS]; A by row and column strides, so that it may be transposed. */
 static inline void tile(float *C, ptrdiff_t ldc, const float *A, ptrdiff_t ar, ptrdiff_t ac, const float *B,
@@ -25,10 +25,10 @@ static inline void tile(float *C, ptrdiff_t ldc, const float *A, ptrdiff_t ar, p
     for (int r = 0; r < DOWN; r++)
         for (int w = 0; w < 2; w++) {
             floats zero = {0};
-            c[r][w] = add ? *(const floats *)(C + r * ldc + w * LANES) : zero;
+            c[r][w] = add ? *(const floats *)(C + r * ldc + w * FLOATS) : zero;
         }
     for (ptrdiff_t k = 0; k < n; k++) {
-        floats left = *(const floats *)(B + k * ldb), right = *(const floats *)(B + k * ldb + LANES);
+        floats left = *(const floats *)(B + k * ldb), right = *(const floats *)(B + k * ldb + FLOATS);
         for (int r = 0; r < DOWN; r++) {
             float x = A[r * ar + k * ac];
             c[r][0] += x * left;
@@ -36,7 +36,7 @@ static inline void tile(float *C, ptrdiff_t ldc, const float *A, ptrdiff_t ar, p
         }
     }
     for (int r = 0; r < DOWN; r++)
-        for (int w = 0; w < 2; w++) *(floats *)(C + r * ldc + w * LANES) = c[r][w];
+        for (int w = 0; w < 2; w++) *(floats *)(C + r * ldc + w * FLOATS) = c[r][w];
 }
 
 /* C[M, N] (+)= A[M, n] B[n, N]; M a multiple of 8, N of 32. */

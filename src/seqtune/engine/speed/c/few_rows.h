@@ -25,7 +25,6 @@ enum { MOST = 12, ACROSS = 32 };
 #else
 enum { MOST = 6, ACROSS = 16 };
 #endif
-enum { FLOATS = VECTOR / 4 }; /* in a register */
 
 /* sums[rows, 32] of `across` columns of a panel. */
 static inline __attribute__((always_inline)) void rows_f(const float *A, ptrdiff_t lda, const float *panel, ptrdiff_t K,

@@ -22,6 +22,7 @@ enum { VECTOR = 32 };
 enum { VECTOR = 16 };
 #endif
 typedef float floats __attribute__((vector_size(VECTOR), aligned(4), may_alias));
+enum { FLOATS = VECTOR / 4 }; /* numbers in such a vector */
 
 static inline float ld_f(const float *p) { return *p; }
 static inline void st_f(float *p, float x) { *p = x; }

@@ -198,7 +198,7 @@ def report(path: str | Path, *, report_text: TextPolicy = "none", output: str | 
         log,
         predictions,
         text=report_text,
-        picture=picture.linked(build_driver({"start": "base"}), sections.of_node),
+        picture=picture.linked(build_driver({"start": manifest.get("start", "base")}), sections.of_node),
         name=Path(path).absolute().name,
         learned=run.answers_while_training(answered),
     )

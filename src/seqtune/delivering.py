@@ -62,6 +62,7 @@ def saved_finetuning_settings(saved_run: Mapping[str, Any]) -> dict[str, Any]:
 
 def manifest(
     *,
+    start: str,
     settings: Mapping[str, Any],
     derived: Mapping[str, Mapping[str, Any]],
     data: Mapping[str, Any],
@@ -75,7 +76,8 @@ def manifest(
 ) -> dict[str, Any]:
     """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in.
 
-    ``found`` is what else the evaluation found: lifts, guard rails, forgetting, signatures.
+    ``start`` is the dataflow's (base or presaved), ``found`` what else the evaluation found: lifts, guard rails,
+    forgetting, signatures.
     """
     in_effect = {name: value for name, value in settings.items() if name in knobs()}
     for name in ("validation_path", "hold_out_path"):  # what the rows were divided by, where other rows are scored
@@ -92,6 +94,7 @@ def manifest(
     return {
         "format": run.FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "start": start,
         "seed": in_effect["random_state"],
         "settings": in_effect,
         "derived": dict(derived),

@@ -148,6 +148,9 @@ def test_a_presaved_run_has_a_page(finished: Path, tmp_path: Path, opened: Calla
         assert "saved_run" in drawn
         assert "training_settings" not in drawn, "the picture is that of the run"
         assert view.faults == []
+        anew = api.report(done.path, output=tmp_path / "anew.html").read_text(encoding="utf-8")
+        assert "saved_run" in anew
+        assert "training_settings" not in anew
 
 
 def test_a_stopped_run_with_a_page_goes_on(stopped: Path):

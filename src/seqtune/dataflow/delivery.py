@@ -110,9 +110,11 @@ def manifest(
     signatures: dict[str, str],
     seeds_table: list[dict[str, Any]],
     verdict: dict[str, Any],
+    start: str,
 ) -> dict[str, Any]:
     """The content of ``run.json``: settings, data, base model, versions, training, metrics and verdict."""
     return delivering.manifest(
+        start=start,
         settings={**data_settings, **tokenization_settings, **finetuning_settings, **evaluation_settings},
         derived=derived_settings,
         data=data_report,

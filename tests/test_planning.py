@@ -22,7 +22,7 @@ def test_a_plan_is_measured_where_the_model_is_here(
     assert status == 0
     found = json.loads(out)
     assert found["rows"] == {"train": 32, "validation": 4, "hold_out": 4}
-    assert found["steps"] == {"total": 12, "of_an_epoch": 4}
+    assert found["steps"] == {"total": 12, "of_an_epoch": 4, "reason": None}
     assert found["tokens"]["source"] > 32
     parts = {name: value for name, value in found["seconds"].items() if name != "total"}
     assert set(parts) == {"getting ready", "training", "validation losses", "answers", "scores and report"}
@@ -34,6 +34,20 @@ def test_a_plan_is_measured_where_the_model_is_here(
     assert (status, list(tmp_path.iterdir())) == (0, []), "nothing is kept"
     for word in ("rows", "tokens", "steps", "time", "memory", "disk"):
         assert any(line.startswith(word) for line in out.splitlines()), word
+
+
+def test_minutes_limit_the_steps(command: Callable, tiny_t5: Path, rows_file: Path) -> None:
+    knobs = ("--model-id", tiny_t5, "--max-new-tokens", 4, "--num-train-epochs", 100_000, "--minutes", 1)
+    status, out, _ = command("plan", rows_file, *knobs, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert 1 < found["steps"]["total"] < 400_000
+    assert found["steps"]["reason"].startswith("what fits into 1 minutes")
+    assert 0 < found["seconds"]["rehearsing"] < 30
+    assert 30 < found["seconds"]["total"] <= 61, "the whole minute, and no more"
+    assert not any(each["setting"] == "num_train_epochs" for each in found["proposals"])
+    status, _, err = command("plan", rows_file, *knobs[:4], "--minutes", 0.01)
+    assert (status, "not one step of training fits into that" in err) == (2, True)
 
 
 def test_without_the_model_nothing_is_downloaded(command: Callable, rows_file: Path) -> None:

@@ -21,7 +21,7 @@ from seqtune.engine import loop
 from seqtune.engine.state import bytes_of_checkpoint
 from seqtune.models import adapters, checkpoint
 from seqtune.progress import elapsed, timed
-from seqtune.rehearsal import Rehearsal
+from seqtune.rehearsal import Rehearsal, fitted
 from seqtune.settings import DEFAULT, knobs, validated
 
 #: Characters of a token, where no tokenizer is at hand: English with a vocabulary of 32,000 pieces.
@@ -51,12 +51,13 @@ def plan(data_path: str | Path, **settings: Any) -> dict[str, Any]:
         **settings: any knob of a run.
 
     Returns:
-        ``rows`` and ``tokens`` of the splits, ``steps``, ``seconds`` (parts and ``total``), ``memory`` (``peak_bytes``,
-        ``free_bytes``), ``disk`` (``needed_bytes``, ``free_bytes``), ``proposals`` (setting, value, reason). Time and
-        memory are None where the base model is not on this machine.
+        ``rows`` and ``tokens`` of the splits, ``steps`` (with the reason, where ``minutes`` limit them), ``seconds``
+        (parts and ``total``), ``memory`` (``peak_bytes``, ``free_bytes``), ``disk`` (``needed_bytes``,
+        ``free_bytes``), ``proposals`` (setting, value, reason). Time and memory are None where the base model is not
+        on this machine.
 
     Raises:
-        InputError: the file or a setting can't be used.
+        InputError: the file or a setting can't be used, or ``minutes`` are too few for a step.
     """
     given = validated({"data_path": str(data_path), **settings})
     with timed():
@@ -75,12 +76,12 @@ def plan(data_path: str | Path, **settings: Any) -> dict[str, Any]:
             "seconds": None,
             "memory": None,
         }
-        length = loop.Plan.of(rows["train"], values)
         if here:
-            report.update(_measured(found, length))
+            report.update(_measured(found, values, rows["train"]))
         else:
+            length = loop.Plan.of(rows["train"], values)
+            report["steps"] = {"total": length.total_steps, "of_an_epoch": length.steps_per_epoch, "reason": None}
             report["tokens"] = {side: _characters(found["train_set"], side) // CHARACTERS_A_TOKEN for side in _SIDES}
-        report["steps"] = {"total": length.total_steps, "of_an_epoch": length.steps_per_epoch}
         report["disk"] = _disk(found if here else None, values)
     report["proposals"] = proposals(report, values)
     return report
@@ -89,12 +90,17 @@ def plan(data_path: str | Path, **settings: Any) -> dict[str, Any]:
 _SIDES = {"source": "input", "target": "reference"}
 
 
-def _measured(found: Mapping[str, Any], length: loop.Plan) -> dict[str, Any]:
+def _measured(found: Mapping[str, Any], settings: Mapping[str, Any], rows: int) -> dict[str, Any]:
     lengths = found["training_lengths"]
     rehearsal: Rehearsal = found["rehearsing"]()
-    ready = elapsed() - rehearsal.seconds_taken
-    parts = {"getting ready": ready, **rehearsal.seconds_of_run(length)}
+    parts = {"getting ready": elapsed() - rehearsal.seconds_taken}
+    settings = fitted(settings, rows, lambda: rehearsal, folder=None)
+    if reason := settings.get("max_steps_reason"):  # then the run rehearses too
+        parts["rehearsing"] = rehearsal.seconds_taken
+    length = loop.Plan.of(rows, dict(settings))
+    parts |= rehearsal.seconds_of_run(length)
     return {
+        "steps": {"total": length.total_steps, "of_an_epoch": length.steps_per_epoch, "reason": reason},
         "tokens": {side: lengths[side]["total"] for side in _SIDES},
         "longest": {side: {"p99": lengths[side]["p99"], "max": lengths[side]["max"]} for side in _SIDES},
         "parameters": found["base_model"].num_parameters(),

@@ -14,11 +14,11 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqtune import claim, generation, picture, run, tracking
+from seqtune import claim, generation, launch, picture, run, tracking
 from seqtune.cluster import launched, on_ray
 from seqtune.data import tokens
 from seqtune.driver import build_driver
-from seqtune.engine import hardware
+from seqtune.engine import hardware, sharding
 from seqtune.errors import InputError, RunError, SeqtuneError
 from seqtune.live import served
 from seqtune.models import adapters, families, loading, pieces
@@ -67,6 +67,9 @@ def finetune(
     """
     given = validated({"data_path": str(data_path), **settings})
     on_ray.check(on, workers, storage)
+    rank, processes, _ = launch.launched()
+    if rank == 0:  # who says what is wrong with the settings
+        sharding.check(given, processes if on is None else workers)
     if on is not None:
         if live or track:
             name = "live" if live else "track"

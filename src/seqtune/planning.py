@@ -17,7 +17,7 @@ import psutil
 
 from seqtune import preflight, run
 from seqtune.driver import build_driver
-from seqtune.engine import loop
+from seqtune.engine import loop, sharding
 from seqtune.engine.state import bytes_of_checkpoint
 from seqtune.models import adapters, checkpoint
 from seqtune.progress import elapsed, timed
@@ -61,6 +61,7 @@ def plan(data_path: str | Path, **settings: Any) -> dict[str, Any]:
     """
     given = validated({"data_path": str(data_path), **settings})
     with timed():
+        sharding.check(given, 1)
         preflight.check(given)
         values = {**DEFAULT.model_dump(), **given}
         driver = build_driver({"start": "base"})

@@ -101,6 +101,7 @@ class Settings(BaseModel):
     group_by_length: bool | None = knob(None, "Batches of rows of like length: less padding, a quarter faster, at a slightly higher loss.", group="finetuning", derived="with the fast engine, in runs of 2,000 steps and more")
     precision: Literal["auto", "fp32", "bf16"] = knob("auto", "Arithmetic of training's products: auto is bf16 where the GPU or CPU has units for it. Adapter, optimizer and losses are always fp32.", group="finetuning")
     engine: Literal["fast", "reference"] = knob("fast", "fast: the measured short cuts of seqtune.engine.speed; reference: the plain path, to compare with.", group="finetuning")
+    shard_base: bool = knob(False, "With several processes: each holds a share of the frozen base model (FSDP2), for one that no single device holds.", group="finetuning")
 
     max_eval_rows: int = knob(500, "Rows of the validation and of the hold-out set that both models answer, chosen by random_state.", group="evaluation", unit="rows", ge=1)
     per_device_eval_batch_size: int = knob(16, "Rows answered or scored together.", group="evaluation", unit="rows", ge=1)

@@ -130,7 +130,7 @@ def made_of(
 
 
 #: Of the settings of training: what says how it is fitted to the machine, not what comes out.
-_NOT_OF_THE_TRAINING = ("auto_batch", "minutes", "max_steps_reason")
+_NOT_OF_THE_TRAINING = ("auto_batch", "minutes", "max_steps_reason", "shard_base")
 
 #: Of PEFT's configuration: what does not shape the adapter, or is named elsewhere.
 _NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "revision", "inference_mode", "runtime_config", "peft_version")

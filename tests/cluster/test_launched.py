@@ -48,6 +48,42 @@ def test_one_of_two_killed_and_gone_on_alone(rows_file: Path, still_t5: Path, tm
         said = process.communicate(timeout=900)[0]
         assert process.returncode == 0, said
     out = tmp_path / "run"
+    one_of_two_killed(out, *arguments)
+    with start(1, "resume", str(out)) as process:
+        said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    assert "ranks: was 2, is 1" in said
+    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("plain", "run")]
+    assert runs[1]["training"]["best_validation_loss"] == pytest.approx(
+        runs[0]["training"]["best_validation_loss"], abs=1e-4
+    )
+    assert runs[1]["data"] == runs[0]["data"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "plain").iterdir())
+
+
+def test_one_of_two_that_share_the_base_killed_and_gone_on(rows_file: Path, still_t5: Path, tmp_path: Path):
+    """The run that was never killed, to the last bit; answers included, which come from the whole base."""
+    arguments = ("finetune", str(rows_file), "--model-id", str(still_t5), *QUICK, "--shard-base")
+    with start(2, *arguments, "--out", str(tmp_path / "whole")) as process:
+        said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    assert said.count("in each of 2 processes; a pass gathers") == 1
+    out = tmp_path / "run"
+    one_of_two_killed(out, *arguments)
+    with start(2, "resume", str(out)) as process:
+        said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    whole, again = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "run"))
+    assert whole["settings"]["shard_base"]
+    assert whole["settings"]["engine"] == "reference"
+    assert again["training"]["resumed_at"]
+    assert not whole["training"]["resumed_at"]
+    assert again["adapter"]["sha256"] == whole["adapter"]["sha256"]
+    assert again["metrics"] == whole["metrics"]
+
+
+def one_of_two_killed(out: Path, *arguments: str) -> None:
+    """Start a run of two processes and kill the second behind step 5: the first ends too, and the run is left."""
     with start(2, *arguments, "--out", str(out)) as process:
         until = time.monotonic() + 200
         while not any(int(path.name[5:]) >= 5 for path in out.glob("checkpoints/step-*")):
@@ -63,16 +99,6 @@ def test_one_of_two_killed_and_gone_on_alone(rows_file: Path, still_t5: Path, tm
     assert said.count("Traceback") <= 1  # torchrun's own, which says which process failed first
     assert not (out / "run.json").exists()
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in ours)
-    with start(1, "resume", str(out)) as process:
-        said = process.communicate(timeout=900)[0]
-    assert process.returncode == 0, said
-    assert "ranks: was 2, is 1" in said
-    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("plain", "run")]
-    assert runs[1]["training"]["best_validation_loss"] == pytest.approx(
-        runs[0]["training"]["best_validation_loss"], abs=1e-4
-    )
-    assert runs[1]["data"] == runs[0]["data"]
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "plain").iterdir())
 
 
 def test_bad_input_is_said_once(tmp_path: Path):

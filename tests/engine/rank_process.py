@@ -18,18 +18,25 @@ from safetensors.torch import save_file
 from test_loop import CPU, Setup, weights_of, without_dropout
 
 from seqtune import progress
-from seqtune.engine import hardware, loop
+from seqtune.engine import hardware, loop, sharding
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.ranks import ALONE, Ranks, together
 from seqtune.errors import RunError
 from seqtune.settings import DEFAULT
 
+#: Of a case: what is no knob of training.
+OTHERS = ("name", "family", "adapter", "dropout", "folder", "signal_at")
+
+
+def family_of(case: dict[str, Any]) -> str:
+    return case.get("family", "flan-t5")
+
 
 def trained(setup: Setup, case: dict[str, Any], ranks: Ranks = ALONE) -> tuple[loop.TrainState, Any]:
-    """The state and the model after a case: knobs, and ``dropout``, ``folder``, ``signal_at``."""
-    knobs = {name: value for name, value in case.items() if name not in ("dropout", "folder", "signal_at", "name")}
+    """The state and the model after a case: knobs, and what `OTHERS` names."""
+    knobs = {name: value for name, value in case.items() if name not in OTHERS}
     settings = {**DEFAULT.model_dump(), "learning_rate": 1e-3, "warmup_steps": 2, "eval_steps": 3, **knobs}
-    model = setup.adapted(lora_dropout=0.1 if case.get("dropout") else 0.0)
+    model = setup.adapted(lora_dropout=0.1 if case.get("dropout") else 0.0, **case.get("adapter", {}))
     if not case.get("dropout"):
         without_dropout(model)
     checkpoints = Checkpoints(Path(case["folder"]), 3) if "folder" in case else None
@@ -38,10 +45,11 @@ def trained(setup: Setup, case: dict[str, Any], ranks: Ranks = ALONE) -> tuple[l
         if seen.done == case.get("signal_at") and ranks.rank == ranks.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    shards = sharding.shard(model, ranks, CPU) if settings["shard_base"] else sharding.WHOLE
     with hardware.seeded(settings["random_state"], CPU), progress.listening(one_is_signalled):
         state = loop.train(
             model, setup.rows[:13], setup.rows[13:], settings, device=CPU, precision="fp32", pad_token_id=0,
-            checkpoints=checkpoints, made_of={"rows": "these"}, ranks=ranks,
+            checkpoints=checkpoints, made_of={"rows": "these"}, ranks=ranks, shards=shards,
         )  # fmt: skip
     return state, model
 
@@ -58,7 +66,8 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, cases, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     signal.signal(signal.SIGTERM, stop)
-    setup = Setup("flan-t5", Path(folder))
+    # Before the processes meet (transformers saves a model in the first alone), and each for itself.
+    setups = {each: Setup(each, Path(folder, os.environ["RANK"])) for each in {family_of(case) for case in cases}}
     with together() as ranks:
         assert ranks.from_the_first(b"" if ranks.first else None) == b""
         assert ranks.from_the_first(None) is None
@@ -74,13 +83,15 @@ def main() -> None:
         for case in cases:
             stopped = 0
             try:
-                state, model = trained(setup, case, ranks)
+                state, model = trained(setups[family_of(case)], case, ranks)
             except StoppedError as error:
                 stopped, state, model = error.args[0], None, None
-            (signals,) = ranks.sum(stopped)
+            held = sharding.held(model) if model is not None else 0
+            (signals, in_all), (most,) = ranks.sum(stopped, held), ranks.most(held)
             if ranks.first:
                 log = state.log if state is not None else []
-                (out / f"{case['name']}.json").write_text(json.dumps({"log": log, "signals": signals}))
+                found = {"log": log, "signals": signals, "held": most, "held_in_all": in_all}
+                (out / f"{case['name']}.json").write_text(json.dumps(found))
                 if model is not None:
                     save_file(weights_of(model), out / f"{case['name']}.safetensors")
 

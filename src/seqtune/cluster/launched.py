@@ -58,8 +58,10 @@ def _delivered(inputs: Mapping[str, Any], ranks: Ranks) -> Path:
     if rows < 2 * ranks.size:
         say("that is little for each: a larger --per-device-train-batch-size keeps them busier")
     ranks.from_the_first(_TRAIN + job.as_bytes())
-    model, state = job.train(ranks, halves.checkpoints, halves.found["base_model"])
-    return halves.deliver(halves.keep(model, state))
+    model, state = job.train(ranks, halves.checkpoints, halves.base_model())
+    adapter = halves.keep(model, state)
+    del model  # its share of a base model that is sharded, before the whole of it comes back for the answers
+    return halves.deliver(adapter)
 
 
 def _followed(ranks: Ranks) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune import store
+from seqtune.cluster import on_host
 from seqtune.data import tokens
 from seqtune.driver import build_driver
 from seqtune.engine.checkpoint import Checkpoints
@@ -15,9 +16,13 @@ from seqtune.engine.state import TrainState
 from seqtune.errors import InputError
 from seqtune.generation import pad_token_id
 from seqtune.run import TrainedAdapter
+from seqtune.settings import validated
 
 #: The node in the middle.
 TRAINING = "trained_adapter"
+
+#: Nodes of the first half that hold the base model; made again where the second half asks for them.
+_HOLD_THE_BASE = ("base_model", "rehearsing")
 
 
 class Halves:
@@ -28,7 +33,8 @@ class Halves:
     """
 
     def __init__(self, inputs: Mapping[str, Any]):
-        self.driver = build_driver({"start": "base"})
+        self.sharded: bool = validated({"shard_base": inputs.get("shard_base", False)})["shard_base"]
+        self.driver = build_driver({"start": "base"}, *([on_host] if self.sharded else []))
         upstream = self.driver.what_is_upstream_of(TRAINING)
         self.inputs = dict(inputs)
         names = [node.name for node in upstream if not node.is_external_input and node.name != TRAINING]
@@ -66,6 +72,14 @@ class Halves:
             train_rows=tokens.as_rows(sets["training"].select_columns(["input_ids", "labels"])),
             validation_rows=tokens.as_rows(sets["validation"].select_columns(["input_ids", "labels"])),
         )
+
+    def base_model(self) -> Any:
+        """The base model, for training; None where that reads it anew, and then it is let go until the second half."""
+        if not self.sharded:
+            return self.found["base_model"]
+        for name in _HOLD_THE_BASE:
+            self.found.pop(name, None)
+        return None
 
     def keep(self, model: Any, state: TrainState) -> TrainedAdapter:
         """The record of the adapter that was trained, its files in the store."""

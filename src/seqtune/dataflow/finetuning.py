@@ -19,7 +19,7 @@ from seqtune import run, settings, store
 from seqtune.caching import Deferred
 from seqtune.data import tokens
 from seqtune.data.streaming import Stream
-from seqtune.engine import hardware, loop
+from seqtune.engine import hardware, loop, sharding
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
 from seqtune.models import adapters, loading, pieces
@@ -62,6 +62,7 @@ def training_knobs__base(
     per_device_eval_batch_size: int = DEFAULT.per_device_eval_batch_size,
     engine: Literal["fast", "reference"] = DEFAULT.engine,
     group_by_length: bool | None = DEFAULT.group_by_length,
+    shard_base: bool = DEFAULT.shard_base,
     seeds: int = DEFAULT.seeds,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def training_settings__base(
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
     """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given."""
-    return fitted(training_knobs, len(tokenized_train), rehearsing, checkpoints.folder)
+    return fitted(sharding.settled(training_knobs), len(tokenized_train), rehearsing, checkpoints.folder)
 
 
 @config.when(start="base")

@@ -17,7 +17,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_config, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from seqtune.engine import hardware, loop
+from seqtune.engine import hardware, loop, sharding
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.ranks import ALONE, Ranks
 from seqtune.engine.state import Snapshot, TrainState, best_of
@@ -89,16 +89,21 @@ class Job:
             base_model: where it is loaded already.
 
         Raises:
+            InputError: as `sharding.check` and `sharding.shard`.
             RunError: as `loop.train`; or the base model on this machine is another one.
         """
         device = torch.device(self.device)
         config = get_peft_config(dict(self.adapter))
+        shared = self.settings["shard_base"]
+        sharding.check(self.settings, ranks.size)
         model = base_model
         if model is None:
-            model = loading.load_model(self._found_base(), device)
+            model = loading.load_model(self._found_base(), torch.device("cpu") if shared else device)
             pieces.make_room(model, self.adapter.get("trainable_token_indices") or [])
         with hardware.seeded(self.settings["random_state"], device):
             adapted = adapters.attach(model, config, self.base.stable_id)
+            model = base_model = None  # or the whole weights would stay beside the share
+            shards = sharding.shard(adapted, ranks, device) if shared else sharding.WHOLE
             state = loop.train(
                 adapted,
                 self.train_rows,
@@ -110,6 +115,7 @@ class Job:
                 checkpoints=checkpoints,
                 made_of=self.made_of,
                 ranks=ranks,
+                shards=shards,
             )
         return adapted, state
 

@@ -24,10 +24,11 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import get_scheduler
 
-from seqtune.engine import batching, loss, memory, speed
+from seqtune.engine import batching, loss, memory, sharding, speed
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.engine.feeding import Feed, Table
 from seqtune.engine.ranks import ALONE, Ranks
+from seqtune.engine.sharding import WHOLE, Shards
 from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, packed, restore, snapshot, unpacked
 from seqtune.engine.stopping import finishing_the_step
 from seqtune.errors import RunError, is_out_of_memory
@@ -93,6 +94,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     made_of: dict[str, Any] | None = None,
     ranks: Ranks = ALONE,
+    shards: Shards = WHOLE,
     stream: Feed | None = None,
 ) -> TrainState:
     """Fit the adapter; leave the best one, by validation loss, in the model.
@@ -113,13 +115,15 @@ def train(
         made_of: what a run that goes on must have been made of too.
         ranks: who trains with us; all call this with the same rows and settings, and end with the same state. The first
             alone keeps checkpoints.
+        shards: how the base model lies on the ranks (`sharding.shard`).
         stream: gives the rows of the steps, where they do not fit in memory; ``train_rows`` are then a sample of them.
 
     Raises:
         RunError: the loss or the gradient is not a number; named with its step and rows, before the optimizer uses it.
             Or the disk has no room for the checkpoints.
-        InputError: the checkpoints there belong to a run that was made of something else.
+        InputError: the checkpoints there belong to a run that was made of something else; or as `sharding.check`.
     """
+    sharding.check(settings, ranks.size)
     fast = settings["engine"] == "fast"
     checkpoints = (checkpoints if ranks.first else None) or Checkpoints()
     made_of = {**(made_of or {}), "ranks": ranks.size}
@@ -155,7 +159,9 @@ def train(
         """Validation loss of the adapter as it is; kept if it is the best so far."""
         started = time.perf_counter()
         batch_size = settings["per_device_eval_batch_size"]
-        validation_loss = mean_loss(prepared, validation_rows, batch_size, pad_token_id, device, paths.forward, ranks)
+        validation_loss = mean_loss(
+            prepared, validation_rows, batch_size, pad_token_id, device, paths.forward, ranks, shards
+        )
         state.log[-1]["validation_loss"] = validation_loss
         state.log[-1]["validation_seconds"] = round(time.perf_counter() - started, 6)
         if validation_loss < state.best_loss:
@@ -170,6 +176,7 @@ def train(
         """Our part of the mean loss of a step's rows; its gradient is in the adapter's weights."""
         lengths = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
         share = batching.shares(range(len(rows)), lengths, ranks.size)[ranks.rank]
+        shortest = min(range(len(rows)), key=lambda row: sum(lengths[row]))
         while True:
             most = state.rows_per_pass or settings["per_device_train_batch_size"]
             passes = batching.micro_batches(share, most)
@@ -181,10 +188,10 @@ def train(
             step_loss, part = 0.0, []
             ranks.reseed(settings["random_state"], state.step)
             try:
-                for number, part in enumerate(passes):
+                for number, (part, counts) in enumerate(shards.even(passes, [shortest])):
                     batch = batching.collate([rows[row] for row in part], pad_token_id, device)
                     paths.dice.begin(state.step, number)
-                    mean_nll = paths.forward(prepared, batch).sum() / targets
+                    mean_nll = paths.forward(prepared, batch).sum() / targets * counts
                     accelerator.backward(mean_nll * weight)
                     step_loss += mean_nll.item()
                 return step_loss
@@ -195,7 +202,8 @@ def train(
             optimizer.zero_grad()
             few = [rows[row] for row in part]
             if not settings["auto_batch"] or len(few) == 1:
-                needed = memory.needed_by(prepared, few, train_rows, pad_token_id, paths.forward)
+                # A pass that all ranks take part in can't be measured by one that is about to end.
+                needed = None if shards.on else memory.needed_by(prepared, few, train_rows, pad_token_id, paths.forward)
                 raise memory.out_of_memory(state.step + 1, few, most, needed)
             state.rows_per_pass = (len(few) + 1) // 2
             warn(
@@ -208,9 +216,10 @@ def train(
         return snapshot(model, adamw, scheduler, state)
 
     with ExitStack() as stack:
+        stack.enter_context(shards.told())
         stop = stack.enter_context(finishing_the_step(checkpoints.on or ranks.size > 1))
         # Before anything is restored: the check of the fast engine must come out as it did in the first place.
-        paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id, ranks)
+        paths = _paths(stack, model, train_rows, settings, device, precision, pad_token_id, ranks, shards)
         checkpoints.check_space(bytes_of_checkpoint(model))
         ranks.as_the_first(adapter)
         before = checkpoints.newest(made_of)
@@ -299,18 +308,18 @@ def mean_loss(
     device: torch.device,
     forward: loss.Forward = loss.forward,
     ranks: Ranks = ALONE,
+    shards: Shards = WHOLE,
 ) -> float:
     """Mean negative log-likelihood of a target token over the rows, in nats; dropout off. Ranks share the batches."""
     model.eval()
-    nll, tokens = 0.0, 0
+    nll, tokens = 0.0, 0.0
     lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
-    for number, part in enumerate(batching.by_length(lengths, batch_size)):
-        if number % ranks.size != ranks.rank:
-            continue
+    batches = list(batching.by_length(lengths, batch_size))
+    for part, counts in shards.even(batches[ranks.rank :: ranks.size], batches[-1][-1:]):
         batch = batching.collate([rows[row] for row in part], pad_token_id, device)
         row_nll, row_tokens = loss.row_losses(model, batch, forward)
-        nll += sum(row_nll)
-        tokens += sum(row_tokens)
+        nll += counts * sum(row_nll)
+        tokens += counts * sum(row_tokens)
     nll, tokens = ranks.sum(nll, tokens)
     if not math.isfinite(nll):
         raise RunError("the validation loss is not a number", mend="Try --precision fp32 or a lower --learning-rate.")
@@ -326,10 +335,11 @@ def _paths(
     precision: str,
     pad_token_id: int,
     ranks: Ranks,
+    shards: Shards,
 ) -> speed.FastPaths:
     """The engine that was asked for, entered into ``stack``; the plain one where the fast one disagrees with it."""
     seed = ranks.seed(settings["random_state"])
-    plain = speed.FastPaths(loss.forward, speed.Dice(seed))
+    plain = speed.FastPaths(shards.forward(loss.forward), speed.Dice(seed))
     if settings["engine"] != "fast":
         return plain
     shortest = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]) + len(rows[row]["labels"]))[:2]

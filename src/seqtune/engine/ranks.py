@@ -160,13 +160,22 @@ def together() -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+def gone(error: Exception) -> RankGoneError:
+    """The one error of the network that users meet: somebody is no longer there."""
+    return RankGoneError(
+        "another process of this run has ended, or can't be reached",
+        [str(error).splitlines()[0][:200]],
+        "Its own message, above, says why. Start the same command again: the run goes on from its checkpoint.",
+    )
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether an error out of a pass is the network's: gloo has no type for it, NCCL's is PyTorch's."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def _told(call: Callable[[], Result]) -> Result:
-    """The call, with the one error that users meet: somebody is no longer there."""
     try:
         return call()
     except (RuntimeError, ValueError) as error:
-        raise RankGoneError(
-            "another process of this run has ended, or can't be reached",
-            [str(error).splitlines()[0][:200]],
-            "Its own message, above, says why. Start the same command again: the run goes on from its checkpoint.",
-        ) from None
+        raise gone(error) from None

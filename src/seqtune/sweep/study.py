@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from seqtune import api
 from seqtune.cluster import on_ray
+from seqtune.engine import sharding
 from seqtune.errors import InputError, RunError
 from seqtune.preflight import check
 from seqtune.progress import advance, say, warn
@@ -79,6 +80,7 @@ def sweep(
     """
     on_ray.check(on, workers)
     given = validated({"data_path": str(Path(data_path).absolute()), **settings})
+    sharding.check(given, 1)
     check({**given, "out": str(Path(out) / TRIALS / "000" / "trial")})
     with _held(Path(out), given, tries, on) as folder:
         if on is None:

@@ -34,6 +34,8 @@ from transformers.utils import logging as transformers_logging
 FAMILIES = ("t5", "flan-t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus")
 
 VOCABULARY = 400
+#: Size of a token's state.
+WIDTH = 32
 #: How many positions the tiny BART, mBART and Pegasus have.
 POSITIONS = 128
 
@@ -51,9 +53,6 @@ SENTENCES = [
 ]
 
 _T5_SIZES = {
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 48,
     "num_heads": 4,
     "num_layers": 2,
     "num_decoder_layers": 2,
@@ -64,22 +63,19 @@ _T5_SIZES = {
     "decoder_start_token_id": 0,
 }
 _BART_SIZES = {
-    "d_model": 32,
     "encoder_layers": 2,
     "decoder_layers": 2,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
     "max_position_embeddings": POSITIONS,
     "dropout": 0.1,
 }
 
 
-def tiny(family: str, folder: Path) -> Path:
+def tiny(family: str, folder: Path, width: int = WIDTH) -> Path:
     """Save a tiny model of the family, with its tokenizer, in the folder, and return the folder."""
     tokenizer = tiny_tokenizer(family)
-    model = tiny_model(family, len(tokenizer))
+    model = tiny_model(family, len(tokenizer), width)
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
@@ -89,10 +85,17 @@ def tiny(family: str, folder: Path) -> Path:
     return folder
 
 
-def tiny_model(family: str, vocab_size: int = VOCABULARY) -> PreTrainedModel:
+def tiny_model(family: str, vocab_size: int = VOCABULARY, width: int = WIDTH) -> PreTrainedModel:
     """A tiny model of the family in eval mode, with the same weights every time."""
-    t5 = {**_T5_SIZES, "vocab_size": vocab_size}
-    bart = {**_BART_SIZES, "vocab_size": vocab_size}
+    inner = width * 3 // 2
+    t5 = {**_T5_SIZES, "vocab_size": vocab_size, "d_model": width, "d_kv": width // 4, "d_ff": inner}
+    bart = {
+        **_BART_SIZES,
+        "vocab_size": vocab_size,
+        "d_model": width,
+        "encoder_ffn_dim": inner,
+        "decoder_ffn_dim": inner,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         match family:

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from seqtune.metrics import LESS_IS_BETTER, METRIC_LABELS
+from seqtune.models import quantized
 
 NAME = "README.md"
 #: An id of the hub: a name, or an owner and a name.
@@ -172,10 +173,13 @@ def _data(manifest: Mapping[str, Any]) -> str:
 def _use(manifest: Mapping[str, Any], base: str) -> str:
     template = (manifest.get("settings") or {}).get("input_template") or "{question}"
     asked = template if template.isprintable() and "```" not in template else "{question}"
+    in_4bit = bool((manifest.get("base_model") or {}).get("load_in_4bit"))
+    names = "AutoModelForSeq2SeqLM, AutoTokenizer" + (", BitsAndBytesConfig" if in_4bit else "")
+    loaded = f"{base!r}, quantization_config={quantized.IN_TRANSFORMERS}" if in_4bit else repr(base)
     return (
         "## Use\n\n```python\nfrom peft import PeftModel\n"
-        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
-        f"base = AutoModelForSeq2SeqLM.from_pretrained({base!r})\n"
+        f"from transformers import {names}\n\n"
+        f"base = AutoModelForSeq2SeqLM.from_pretrained({loaded})\n"
         'model = PeftModel.from_pretrained(base, "path/to/this/adapter")\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/adapter")\n'
         f'text = {asked!r}.replace("{{question}}", "your question")\n'

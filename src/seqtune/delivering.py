@@ -87,6 +87,7 @@ def manifest(
         {name: derived[name]["value"] for name in derived if name in in_effect and name != "target_modules"}
     )
     in_effect.update(model_id=base.stable_id, model_id_tokenizer=base.stable_tokenizer_id, model_revision=base.revision)
+    in_effect["load_in_4bit"] = base.load_in_4bit
     for knob, source in (("data_path", "data"), ("validation_path", "validation"), ("hold_out_path", "hold_out")):
         if source in data["sources"]:  # absolute, so that the run can be scored again from any folder
             path = Path(data["sources"][source]["path"])

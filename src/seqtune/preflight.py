@@ -14,7 +14,7 @@ from typing import Any
 from seqtune import run, similarity
 from seqtune.data import checks, intake, readers, shards, shares
 from seqtune.errors import InputError, did_you_mean
-from seqtune.models import checkpoint
+from seqtune.models import checkpoint, quantized
 from seqtune.settings import DEFAULT, validated
 
 #: Files up to this size (bytes) are read and checked beforehand; larger ones once, in the dataflow.
@@ -34,6 +34,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     check_place(settings["out"] or str(run.free_directory(settings["data_path"])), settings["overwrite"])
     if settings["work_dir"] is not None:
         check_work_dir(settings["work_dir"])
+    quantized.check(values)
     check_data(settings)
     check_model(settings["model_id"] or settings["model_id_tokenizer"])
     check_metrics(settings["metric"], settings["similarity_model"])
@@ -85,6 +86,7 @@ def check_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
             raise
         mend = f"{values['adapter_path']} was trained on it. If it has moved, pass --data-path."
         raise InputError(error.headline, error.details, mend) from None
+    quantized.check(values)
     check_model(values.get("model_id"))
     check_metrics(values.get("metric"), settings["similarity_model"])
     return values

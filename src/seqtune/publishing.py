@@ -30,6 +30,7 @@ FIGURES = (
     "format", "created", "seed", "training", "metrics", "lifts", "guard_rails", "forgetting", "signatures", "verdict",
     "machine", "versions", "derived", "adapter",
 )  # fmt: skip
+OF_BASE = ("revision", "sha256", "tokenizer_sha256", "architecture", "load_in_4bit")
 #: Settings that name places or code of this machine.
 PRIVATE = re.compile(r"(_path|_dir|_model|^out|^metric|^model_id.*)$")
 _A_PATH = re.compile(r"(?<![\w.:/])(~?/|[A-Za-z]:[\\/])[^\s'\",;)]+")
@@ -58,7 +59,7 @@ def public_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
             ],
         },
         "base_model": {
-            **{name: base[name] for name in ("revision", "sha256", "tokenizer_sha256", "architecture") if name in base},
+            **{name: base[name] for name in OF_BASE if name in base},
             "model_id": settings["model_id"],
         },
         "seeds": [

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     model_id: str | None = knob(None, "Base model: a hub id, a local folder, or seqtune-mini (embedded, needs no network).", group="model", derived="google/flan-t5-small, or model_id_tokenizer when that is given alone", min_length=1)
     model_id_tokenizer: str | None = knob(None, "Tokenizer, where it is not the base model's own.", group="model", derived="model_id", min_length=1)
     model_revision: str | None = knob(None, "Branch, tag or commit of the base model on the hub.", group="model", derived="main", min_length=1)
+    load_in_4bit: bool = knob(False, "Keep the base model's linear layers in 4 bits (QLoRA: NF4, double quantization): less memory, slower; meant for a GPU. Needs seqtune[qlora].", group="model")
     device_type: Literal["auto", "cpu", "cuda", "mps"] = knob("auto", "Where to compute: the best there is, or this one.", group="model")
 
     input_template: str = knob("{question}", "Text given to the model for each input, for instance 'answer the question: {question}'.", group="tokenization", pattern=r"\{question\}")

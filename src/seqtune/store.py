@@ -115,7 +115,8 @@ def made_of(
     return {
         **{f"{split} rows": _rows_sha256(data) for split, data in rows.items()},
         **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in streamed.items()},
-        "base model": f"{base_checkpoint.stable_id} (sha256 {base_checkpoint.sha256})",
+        "base model": f"{base_checkpoint.stable_id} (sha256 {base_checkpoint.sha256})"
+        + (", in 4 bits" if base_checkpoint.load_in_4bit else ""),
         "tokenizer": type(tokenizer).__name__ + f", {len(tokenizer):,} pieces",
         **{f"adapter's {name}": _plain(value) for name, value in sorted(adapter.items())},
         **{name: value for name, value in training.items() if name not in _NOT_OF_THE_TRAINING},

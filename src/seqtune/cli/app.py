@@ -91,6 +91,8 @@ def quiet_libraries() -> None:
     """Keep the libraries' own bars and notices off our display; they are set before the libraries are imported."""
     for name in ("hamilton.driver", "hamilton.execution.graph_functions"):
         logging.getLogger(name).addFilter(_is_news)
+    # PEFT imports it where it is there, and it then misses kernels of the hub that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HAMILTON_TELEMETRY_DISABLED"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("HAMILTON_TELEMETRY_ENABLED", "false")

@@ -50,6 +50,11 @@ class Halves:
         found = self.found
         if found["training_stream"] is not None:
             raise InputError("streaming = yes   rows are streamed by one process alone", mend="Leave it out.")
+        if found["base_checkpoint"].load_in_4bit:
+            raise InputError(
+                "load_in_4bit = yes   a base in 4 bits is trained by one process alone; with several it was not tried",
+                mend="Leave it out, or train without --on and without torchrun.",
+            )
         sets = {"training": found["tokenized_train"], "validation": found["tokenized_validation"]}
         precision = found["compute_precision"]["value"]
         return Job(

@@ -15,6 +15,7 @@ from peft import PeftConfig
 
 from seqtune import delivering, picture, rehearsal, run
 from seqtune.engine import hardware
+from seqtune.models import quantized
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.report import page, sections
 from seqtune.run import TrainedAdapter
@@ -41,6 +42,7 @@ def finetuning_settings__presaved(saved_run: dict[str, Any]) -> dict[str, Any]:
 @cache(behavior="recompute")
 def derived_settings__base(
     training_settings: dict[str, Any],
+    base_checkpoint: BaseCheckpoint,
     length_limits: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
@@ -49,7 +51,8 @@ def derived_settings__base(
 ) -> dict[str, Any]:
     """Every setting that was worked out rather than given: its value and the reason."""
     found = delivering.derived(length_limits, evaluation_settings, rouge_words, compute_precision, lora_config)
-    return {**found, **rehearsal.derived(training_settings)}
+    plain = quantized.derived() if base_checkpoint.load_in_4bit else {}
+    return {**found, **rehearsal.derived(training_settings), **plain}
 
 
 @config.when(start="presaved")

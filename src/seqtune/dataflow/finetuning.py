@@ -22,7 +22,7 @@ from seqtune.data.streaming import Stream
 from seqtune.engine import hardware, loop, sharding
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.generation import pad_token_id
-from seqtune.models import adapters, loading, pieces
+from seqtune.models import adapters, loading, pieces, quantized
 from seqtune.models.loading import BaseCheckpoint
 from seqtune.rehearsal import fitted, rehearse
 from seqtune.run import TrainedAdapter
@@ -39,7 +39,7 @@ def device(device_type: Literal["auto", "cpu", "cuda", "mps"] = DEFAULT.device_t
 def base_model(
     base_checkpoint: BaseCheckpoint, device: torch.device, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    """The base model as it was downloaded: fp32, frozen, in evaluation mode; with room for pieces that were added."""
+    """The base model as it was downloaded: fp32 (or 4 bits), frozen, in evaluation mode; with room for added pieces."""
     return pieces.make_room(loading.load_model(base_checkpoint, device), pieces.ids_of(tokenizer))
 
 
@@ -172,12 +172,19 @@ def rehearsing__base(
 @cache(behavior="recompute")
 def training_settings__base(
     training_knobs: dict[str, Any],
+    base_checkpoint: BaseCheckpoint,
     tokenized_train: Dataset,
     rehearsing: Deferred,
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given."""
-    return fitted(sharding.settled(training_knobs), len(tokenized_train), rehearsing, checkpoints.folder)
+    """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given.
+
+    A base in 4 bits, or in shares, is trained by the plain engine.
+    """
+    settled = sharding.settled(training_knobs)
+    if base_checkpoint.load_in_4bit:
+        settled = quantized.with_plain_engine(settled)
+    return fitted(settled, len(tokenized_train), rehearsing, checkpoints.folder)
 
 
 @config.when(start="base")

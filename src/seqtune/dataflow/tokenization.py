@@ -7,6 +7,7 @@ padded, end-of-sequence included).
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -26,9 +27,10 @@ def base_checkpoint__base(
     model_id: str | None = DEFAULT.model_id,
     model_id_tokenizer: str | None = DEFAULT.model_id_tokenizer,
     model_revision: str | None = DEFAULT.model_revision,
+    load_in_4bit: bool = DEFAULT.load_in_4bit,
 ) -> BaseCheckpoint:
     """Which base model: its files on this machine, revision and SHA-256; fetched from the hub where need be."""
-    return loading.resolve(model_id, model_id_tokenizer, model_revision)
+    return replace(loading.resolve(model_id, model_id_tokenizer, model_revision), load_in_4bit=load_in_4bit)
 
 
 @config.when(start="presaved")
@@ -38,9 +40,13 @@ def base_checkpoint__presaved(
     model_id: str | None = None,
     model_id_tokenizer: str | None = None,
     model_revision: str | None = None,
+    load_in_4bit: bool | None = None,
 ) -> BaseCheckpoint:
-    """The base model that the saved adapter was trained on; another one is an error."""
-    return adapters.resolve_base(saved_run, model_id, model_id_tokenizer, model_revision)
+    """The base model that the saved adapter was trained on; another one is an error.
+
+    ``load_in_4bit`` alone may be given anew: the same adapter over the base in 4 bits, or in full.
+    """
+    return adapters.resolve_base(saved_run, model_id, model_id_tokenizer, model_revision, load_in_4bit)
 
 
 @cache(behavior="recompute", format="live")

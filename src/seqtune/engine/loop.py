@@ -32,6 +32,7 @@ from seqtune.engine.sharding import WHOLE, Shards
 from seqtune.engine.state import Snapshot, TrainState, bytes_of_checkpoint, packed, restore, snapshot, unpacked
 from seqtune.engine.stopping import finishing_the_step
 from seqtune.errors import RunError, is_out_of_memory
+from seqtune.models import quantized
 from seqtune.progress import advance, say, show, warn
 
 #: Measurements of the validation loss in a run, at most, when `eval_steps` is derived.
@@ -124,7 +125,10 @@ def train(
         InputError: the checkpoints there belong to a run that was made of something else; or as `sharding.check`.
     """
     sharding.check(settings, ranks.size)
-    fast = settings["engine"] == "fast"
+    in_4bit = quantized.is_quantized(model)
+    if in_4bit:
+        quantized.compute_in(model, precision)
+    fast = settings["engine"] == "fast" and not in_4bit
     checkpoints = (checkpoints if ranks.first else None) or Checkpoints()
     made_of = {**(made_of or {}), "ranks": ranks.size}
     plan = Plan.of(stream.rows if stream is not None else len(train_rows), settings)
@@ -341,6 +345,9 @@ def _paths(
     seed = ranks.seed(settings["random_state"])
     plain = speed.FastPaths(shards.forward(loss.forward), speed.Dice(seed))
     if settings["engine"] != "fast":
+        return plain
+    if quantized.is_quantized(model):
+        say(f"the plain engine trains: {quantized.REASON}")
         return plain
     shortest = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]) + len(rows[row]["labels"]))[:2]
     few = batching.collate([rows[row] for row in shortest], pad_token_id, device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from seqtune.errors import InputError
 from seqtune.export.tuned import Tuned
+from seqtune.models import quantized
 from seqtune.models.quiet import quiet
 
 NEEDS = ("peft",)
@@ -47,7 +49,17 @@ if __name__ == "__main__":
 
 
 def write(tuned: Tuned, folder: Path, quantization: str) -> None:
-    """The adapter's two files as they are, and the tokenizer."""
+    """The adapter's two files as they are, and the tokenizer.
+
+    Raises:
+        InputError: the base is in 4 bits, so that over its fp32 weights the adapter answers otherwise.
+    """
+    if quantized.is_quantized(tuned.adapted):
+        raise InputError(
+            "to = 'adapter'   this one was trained over a base in 4 bits, and load.py loads its base in fp32",
+            [f"the adapter itself: {tuned.adapter}", f"its base: quantization_config={quantized.IN_TRANSFORMERS}"],
+            "Export to merged, or take the adapter as it is.",
+        )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(tuned.adapter / name, folder / name)
     tuned.tokenizer.save_pretrained(str(folder))

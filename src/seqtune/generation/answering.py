@@ -21,7 +21,7 @@ from seqtune.generation import blueprint, compiled, plain
 from seqtune.generation.losses import pad_token_id
 from seqtune.generation.session import Answer, Decoder, Session
 from seqtune.generation.wishes import Wishes
-from seqtune.models import adapters
+from seqtune.models import adapters, quantized
 from seqtune.progress import advance, say
 
 #: Knobs that are handed to transformers' ``generate`` under the same name.
@@ -41,6 +41,8 @@ AGREEMENT = {"fp32": 1e-3, "bf16": 0.3}
 class Answerer:
     """A model made ready to answer: adapter merged (in fp32), weights packed. Takes a second or so, once.
 
+    A base in 4 bits stays in 4 bits, its adapter beside its layers.
+
     Args:
         model: in evaluation mode; it stays as it is.
         tokenizer: reads the answers; special tokens are left out.
@@ -52,11 +54,15 @@ class Answerer:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, precision: str = "fp32"):
-        self.model = adapters.merged(model) if isinstance(model, PeftModel) else model
+        in_4bit = quantized.is_quantized(model)
+        if isinstance(model, PeftModel):
+            self.model: Any = model.get_base_model() if in_4bit else adapters.merged(model)
+        else:
+            self.model = model
         self.tokenizer = tokenizer
         self.device = next(self.model.parameters()).device
         self.precision = hardware.best_precision(self.device)["value"] if precision == "auto" else precision
-        self._plan = blueprint.draw(self.model)
+        self._plan = None if in_4bit else blueprint.draw(self.model)
         self.engine = "transformers"
         if self._plan is not None:
             self.engine = "compiled" if compiled.can_run(self._plan, self.precision) else "plain"
@@ -64,7 +70,8 @@ class Answerer:
             self.engine = self.engine if self._agrees(self._plan) else "transformers"
             self._plan = None if self._weights else self._plan  # the packed weights are enough
         if self.engine == "transformers":
-            say(f"answers: by transformers' generate, which is slower: {type(self.model).__name__} is not known here")
+            why = "the base is in 4 bits" if in_4bit else f"{type(self.model).__name__} is not known here"
+            say(f"answers: by transformers' generate, which is slower: {why}")
 
     def wishes(self, **knobs: Any) -> Wishes:
         """Knobs of transformers' ``generate``, resolved for this model.

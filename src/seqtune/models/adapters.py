@@ -5,18 +5,26 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune.errors import InputError
-from seqtune.models import families, loading, pieces
+from seqtune.models import families, loading, pieces, quantized
 from seqtune.models.quiet import quiet
 from seqtune.progress import say
 
@@ -105,8 +113,11 @@ def merged(model: PeftModel) -> PreTrainedModel:
     """A plain transformers model with the adapter added into its weights, in their dtype (fp32 as we load models).
 
     ``model`` and its base stay as they are. Merging writes into the weights, which the base model shares: those that
-    are adapted are copied, the others stay shared.
+    are adapted are copied, the others stay shared. A base in 4 bits is written out in fp32 first: what is merged into
+    4 bits is rounded again.
     """
+    if quantized.is_quantized(model):
+        model = _over_written_out(model)
     tied = model.config.tie_word_embeddings
     adapted = {
         id(weight)
@@ -120,6 +131,18 @@ def merged(model: PeftModel) -> PreTrainedModel:
     # PEFT 0.21 clears this where head and embedding differ; but umT5 also scales the decoder's outputs by it.
     plain.config.tie_word_embeddings = tied
     return plain
+
+
+def _over_written_out(model: PeftModel) -> PeftModel:
+    """The adapter of a model in 4 bits over the same weights in fp32."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = copy.deepcopy(model.peft_config["default"])
+    with quiet():
+        base: Any = loading.shared_copy(model).unload()
+        plain = get_peft_model(quantized.written_out(base), config)
+        set_peft_model_state_dict(plain, weights)
+    plain.requires_grad_(False)
+    return plain.eval()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -158,9 +181,15 @@ def load_config(folder: str | Path) -> PeftConfig:
 
 
 def resolve_base(
-    saved_run: dict[str, Any], model_id: str | None, model_id_tokenizer: str | None, revision: str | None
+    saved_run: dict[str, Any],
+    model_id: str | None,
+    model_id_tokenizer: str | None,
+    revision: str | None,
+    load_in_4bit: bool | None = None,
 ) -> loading.BaseCheckpoint:
     """The base model that a saved adapter was trained on (`run.open_saved` gives ``saved_run``).
+
+    In 4 bits if it was in training, unless ``load_in_4bit`` says otherwise.
 
     Raises:
         InputError: the model found is not the one that the manifest names, by its SHA-256; or the adapter's own
@@ -174,7 +203,8 @@ def resolve_base(
                 f"{saved_run['adapter']}: its configuration does not name the base model",
                 mend="Name the model that it was trained on with --model-id.",
             )
-        return loading.resolve(model_id or config["base_model_name_or_path"], model_id_tokenizer, revision)
+        elsewhere = loading.resolve(model_id or config["base_model_name_or_path"], model_id_tokenizer, revision)
+        return replace(elsewhere, load_in_4bit=bool(load_in_4bit))
     base = manifest["base_model"]
     found = loading.resolve(
         model_id or base["model_id"], model_id_tokenizer or base["tokenizer_id"], revision or base["revision"]
@@ -186,7 +216,8 @@ def resolve_base(
                 [f"found     sha256 {getattr(found, name)}", f"expected  sha256 {base[name]}"],
                 "Name the right one with --model-id.",
             )
-    return found
+    # Runs of versions before this setting do not have it.
+    return replace(found, load_in_4bit=base.get("load_in_4bit", False) if load_in_4bit is None else load_in_4bit)
 
 
 def describe_targets(config: PeftConfig) -> str:
@@ -197,5 +228,5 @@ def describe_targets(config: PeftConfig) -> str:
 
 def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Numbers of trainable and of all parameters."""
-    counts = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    counts = [(quantized.size(weight), weight.requires_grad) for weight in model.parameters()]
     return sum(n for n, trainable in counts if trainable), sum(n for n, _ in counts)

@@ -44,6 +44,8 @@ class BaseCheckpoint:
     """The model class the checkpoint names, for instance ``T5ForConditionalGeneration``."""
     model_type: str
     """The family in transformers' words, for instance ``t5``."""
+    load_in_4bit: bool = False
+    """Whether the weights are loaded in 4 bits (`quantized`): then it is another base than the same files in fp32."""
 
     @property
     def stable_id(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from seqtune.errors import InputError
+from seqtune.models import quantized
 from seqtune.models.checkpoint import DEFAULT_MODEL, EMBEDDED, BaseCheckpoint, embedded_folder, resolve
 from seqtune.models.quiet import quiet
 from seqtune.models.sharing import shared_copy, weights_sha256
@@ -81,14 +82,16 @@ def load_fitting_tokenizer(checkpoint: BaseCheckpoint) -> PreTrainedTokenizerBas
 
 
 def load_model(checkpoint: BaseCheckpoint, device: torch.device) -> PreTrainedModel:
-    """The model of a checkpoint in fp32 on a device, in eval mode, every parameter frozen.
+    """The model of a checkpoint in fp32 (or 4 bits) on a device, in eval mode, every parameter frozen.
 
     Raises:
-        InputError: the files can't be read, or lack weights that the architecture needs.
+        InputError: the files can't be read, or lack weights that the architecture needs; or it is to be in 4 bits and
+            that can't be done here.
     """
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
+    options = quantized.options(device) if checkpoint.load_in_4bit else {}
     try:
         with quiet():
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
@@ -99,6 +102,7 @@ def load_model(checkpoint: BaseCheckpoint, device: torch.device) -> PreTrainedMo
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported below, with the missing ones, rather than at the first
                 output_loading_info=True,
+                **options,
             )
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise InputError(
@@ -124,7 +128,8 @@ def load_model(checkpoint: BaseCheckpoint, device: torch.device) -> PreTrainedMo
             [*problems[:5], *more],
             "Give --model-id a checkpoint of the whole encoder-decoder model with its language-model head.",
         )
-    return model.requires_grad_(False).eval().to(device)
+    model = model.requires_grad_(False).eval()
+    return quantized.settled(model) if checkpoint.load_in_4bit else model.to(device)
 
 
 def check_fit(model_or_config: PreTrainedModel | PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -27,7 +27,11 @@ def shared_copy(model: Module) -> Module:
     # deepcopy takes from the memo whatever it has already "copied": here each tensor's stand-in, by the tensor's id.
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        scales = getattr(parameter, "quant_state", None)
+        if scales is None:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        else:  # in 4 bits, with the scales of its blocks beside it (`quantized`)
+            memo[id(parameter)], memo[id(scales)] = copy.copy(parameter), scales
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach()
     return _welcoming_peft(copy.deepcopy(model, memo))

@@ -2,7 +2,7 @@
 
 Six combinations of model and file; plan and run each in a process of its own, one after the other.
 
-    python benchmarks/plan_accuracy.py DATA_FOLDER [--write FILE]
+    python benchmarks/plan_accuracy.py DATA_FOLDER [--only MODEL] [--write FILE]
 
 DATA_FOLDER holds support.json (instruction, response) and nl2bash.json (description, command).
 """
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--only", choices=sorted({model for model, _, _ in COMBINATIONS}), help="this model's alone")
     arguments = parser.parse_args()
     lines = [
         "| model | file | time: planned, taken | ratio | memory: planned, taken | ratio |",
@@ -47,6 +48,8 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for model, file, settings in COMBINATIONS:
+            if arguments.only not in (None, model):
+                continue
             path, question, answer = (arguments.data / file, *KEYS[file]) if file in KEYS else EXAMPLES
             options = [
                 "--model-id",

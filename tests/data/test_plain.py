@@ -128,3 +128,12 @@ def test_the_names_of_the_control_tokens() -> None:
         **dict.fromkeys(["</s>", "<extra_id_0>", "<extra_id_1>", "<pad>"], True),
         "<user>": False,
     }
+
+
+def test_tokens_that_are_added_later_are_seen():
+    tokenizer = tiny_tokenizer("t5")
+    (before,) = tokens.encode(tokenizer, ["a <<stop>> b"])
+    tokenizer.add_tokens(["<<stop>>"], special_tokens=True)
+    added = tokenizer.convert_tokens_to_ids("<<stop>>")
+    assert added in plain.control_ids(tokenizer)
+    assert tokens.encode(tokenizer, ["a <<stop>> b"]) == [before], "still spelled out"

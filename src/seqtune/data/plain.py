@@ -10,10 +10,16 @@ Not covered: the unknown token. It stands for any character that a vocabulary la
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
+
+Found = TypeVar("Found")
+
+#: By tokenizer: its size and special tokens, and what was found when it had these.
+_KEPT: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, dict[str, Any]]] = WeakKeyDictionary()
 
 #: What no word is: a token of one character may be one, and so may letters alone.
 _MARK = re.compile(r"(?=\S{3})\S*[^\w\s]\S*|\w+_\w+")
@@ -34,11 +40,14 @@ def encode(
     def call(given: Sequence[str], **more: Any) -> Any:
         return tokenizer(**{side: list(given)}, split_special_tokens=True, verbose=False, **more)
 
+    def around() -> tuple[int, int]:
+        mask = list(call(["a"], return_special_tokens_mask=True)["special_tokens_mask"][0])
+        before = next((place for place, special in enumerate(mask) if not special), len(mask))
+        return before, next((place for place, special in enumerate(reversed(mask)) if not special), 0)
+
     encoded = call(texts, truncation=max_length is not None, max_length=max_length)["input_ids"]
     control = control_ids(tokenizer)
-    mask = list(call(["a"], return_special_tokens_mask=True)["special_tokens_mask"][0])
-    before = next((place for place, special in enumerate(mask) if not special), len(mask))
-    behind = next((place for place, special in enumerate(reversed(mask)) if not special), 0)
+    before, behind = _kept(tokenizer, side, around)
     rows = []
     for ids in encoded:
         end = len(ids) - behind
@@ -56,9 +65,13 @@ def encode(
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids by which a model is steered: all special tokens but the unknown one."""
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    unknown: Any = tokenizer.unk_token_id
-    return frozenset({*tokenizer.all_special_ids, *special} - {unknown})
+
+    def found() -> frozenset[int]:
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        unknown: Any = tokenizer.unk_token_id
+        return frozenset({*tokenizer.all_special_ids, *special} - {unknown})
+
+    return _kept(tokenizer, "control", found)
 
 
 def control_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
@@ -71,6 +84,18 @@ def control_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     names = sorted((spelled | added) - {str(tokenizer.unk_token)})  # which steers nothing, see above
     return {name: name in spelled for name in names if _MARK.fullmatch(name)}
+
+
+def _kept(tokenizer: PreTrainedTokenizerBase, name: str, find: Callable[[], Found]) -> Found:
+    """What `find` finds, once for a tokenizer as it is: looking through all added tokens takes longer than a text."""
+    state = (len(tokenizer), tuple(tokenizer.all_special_ids))
+    before, found = _KEPT.get(tokenizer, (None, {}))
+    if before != state:
+        found = {}
+        _KEPT[tokenizer] = (state, found)
+    if name not in found:
+        found[name] = find()
+    return found[name]
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, token: int, control: frozenset[int]) -> list[int]:

@@ -13,7 +13,7 @@ generate bf16 N    the same, the model in bf16
 ours fp32 N        `seqtune.generation.Answerer`, batch_size N
 ours N             the same, answer_precision=auto
 
-`generate 8, 16, 32` are there so that the best of them can be what ours is compared with. With every fp32 run of ours,
+`generate 16, 32, 64` are there so that the best of them can be what ours is compared with. With every fp32 run of ours,
 the tokens of the first 16 rows are compared with those of `generate` alone, row by row.
 """
 
@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCHES = (8, 16, 32)
+BATCHES = (16, 32, 64)
 VARIANTS = (
     "ancestor", *(f"generate {n}" for n in (1, *BATCHES)), *(f"generate bf16 {n}" for n in (1, *BATCHES)),
     *(f"ours fp32 {n}" for n in (1, 16)), *(f"ours {n}" for n in (1, 16)),

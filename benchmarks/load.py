@@ -30,8 +30,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
+from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 VERBS, THINGS = ("reset", "open", "return", "pay for"), ("lamp", "pump", "router", "scale")
@@ -56,15 +58,24 @@ def made_adapter(folder: Path, name: str) -> Path:
 
         tokenizer = tiny_tokenizer("flan-t5")
         model = tiny_model("flan-t5", len(tokenizer)) if name == "tiny" else shapes.build(name)
-        # Every token that the model may write is a word, so that a stream has its events.
-        tokenizer.add_tokens([f" w{number}" for number in range(len(tokenizer), model.config.vocab_size)])
         base = str(folder / "base")
         model.save_pretrained(base)
         tokenizer.save_pretrained(base)
+        tokenizer = with_words(Path(base), model.config.vocab_size)
     config = adapters.lora_config(model, base, DEFAULT.model_dump())
     tuned = adapters.attach(model, config, base)
     adapters.save(tuned, tokenizer, folder / "tuned")
     return folder / "tuned"
+
+
+def with_words(folder: Path, size: int) -> Any:
+    """The tokenizer there, its vocabulary filled up: each token that a model may write is a word, and an event."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary.update({f"\u0120w{number}": number for number in range(len(vocabulary), size)})
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 class Load:

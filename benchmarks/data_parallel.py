@@ -5,6 +5,7 @@ python benchmarks/data_parallel.py [--steps 50] [--speed-steps 20] [--processes 
 
 Correctness: the same rows, fp32, no dropout; largest difference of a step's loss and of a weight of the adapter.
 Speed: the usual settings, one process and several in turn, medians of the steps; on a machine with as many idle cores.
+And as many runs of one process that know nothing of each other, at once: more than that the machine does not give.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def worker(arguments: argparse.Namespace) -> None:
             out.write_text(json.dumps([line for line in state.log if "loss" in line]))
 
 
-def launch(processes: int, out: Path, arguments: argparse.Namespace, *more: str) -> list[dict[str, float]]:
+def start(processes: int, out: Path, arguments: argparse.Namespace, *more: str) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,10 +77,17 @@ def launch(processes: int, out: Path, arguments: argparse.Namespace, *more: str)
         **os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes),
     }  # fmt: skip
-    started = [subprocess.Popen(command, env={**shared, "RANK": str(rank)}) for rank in range(processes)]
+    return [subprocess.Popen(command, env={**shared, "RANK": str(rank)}) for rank in range(processes)]
+
+
+def launch(processes: int, out: Path, arguments: argparse.Namespace, *more: str) -> list[dict[str, float]]:
+    wait(start(processes, out, arguments, *more))
+    return json.loads(out.read_text())
+
+
+def wait(started: list[subprocess.Popen[bytes]]) -> None:
     if sum(process.wait() != 0 for process in started):
         sys.exit("a process failed")
-    return json.loads(out.read_text())
 
 
 def correctness(place: Path, arguments: argparse.Namespace) -> None:
@@ -94,16 +102,25 @@ def correctness(place: Path, arguments: argparse.Namespace) -> None:
 
 
 def speed(place: Path, arguments: argparse.Namespace) -> None:
+    def rate(log: list[dict[str, float]]) -> float:
+        return arguments.rows / statistics.median(line["seconds"] for line in log[3:])
+
+    steps = ("--steps", str(arguments.speed_steps))
     for processes in [each for each in arguments.processes if each <= (os.cpu_count() or 1)]:
-        ratios = []
+        ratios, ceilings = [], []
         for _ in range(arguments.repeats):
-            seconds = []
-            for size in (1, processes):
-                log = launch(size, place / "speed", arguments, "--steps", str(arguments.speed_steps))
-                seconds.append(statistics.median(line["seconds"] for line in log[3:]))
-            ratios.append(seconds[0] / seconds[1])
-            print(f"1 process {arguments.rows / seconds[0]:.1f} rows/s, {processes} {arguments.rows / seconds[1]:.1f}")
-        print(f"{processes} processes of one thread against one: {statistics.median(ratios):.2f} times the rows/s")
+            one = rate(launch(1, place / "speed", arguments, *steps))
+            several = rate(launch(processes, place / "speed", arguments, *steps))
+            apart = [place / f"apart-{number}" for number in range(processes)]
+            wait([process for out in apart for process in start(1, out, arguments, *steps)])
+            strangers = sum(rate(json.loads(out.read_text())) for out in apart)
+            ratios.append(several / one)
+            ceilings.append(strangers / one)
+            print(f"1 process {one:.1f} rows/s, {processes} {several:.1f}, {processes} strangers {strangers:.1f}")
+        print(
+            f"{processes} processes of one thread against one: {statistics.median(ratios):.2f} times the rows/s; "
+            f"{processes} that know nothing of each other: {statistics.median(ceilings):.2f}"
+        )
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,25 @@ def test_the_answers_are_those_of_the_model(command: Callable, run: Path, tmp_pa
     status, out, _ = command("chat", run, "--compare", "--device-type", "cpu", stdin=b"How do I reset it?\n")
     assert "tiny-t5, base> " in out
     assert f"run, tuned> {shown}" in out
+
+
+def test_ctrl_c_stops_the_answer_alone(capsys: pytest.CaptureFixture[str]):
+    def endless() -> Iterator[str]:
+        yield "half "
+        signal.raise_signal(signal.SIGINT)
+        yield "an answer"
+
+    class OfTheCommand(BaseException):
+        """What a command is ended with."""
+
+    def unwind(*_: Any) -> None:
+        raise OfTheCommand
+
+    before = signal.signal(signal.SIGINT, unwind)
+    try:
+        assert chatting.show("How?", {"tuned": endless()}) == {"tuned": "half "}
+        assert signal.getsignal(signal.SIGINT) is unwind
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "tuned> half \n" in (out := capsys.readouterr().out)
+    assert "Ctrl-D" in out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import seqtune
 from seqtune import progress
 from seqtune.engine.loop import Plan
 from seqtune.errors import InputError
-from seqtune.rehearsal import CLOSING, STEPS, Rehearsal, fitted, steps_that_fit
+from seqtune.rehearsal import CLOSING, STEPS, Rehearsal, fitted, peak_bytes, steps_that_fit
 from seqtune.settings import DEFAULT
 
 #: Half a second a step, one for a validation loss, 20 for the answers.
@@ -88,3 +90,15 @@ def test_silently_nothing_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert [report.stage for report in reports] == ["seen"]
     assert "unheard" not in caplog.text
     assert "heard" in caplog.text
+
+
+def test_the_peak_of_memory_is_that_of_this_process_and_not_of_who_started_it() -> None:
+    size = 3 * 2**29
+    held = bytearray(size)
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak_bytes() > size
+    if sys.platform == "linux":
+        code = "from seqtune.rehearsal import peak_bytes; print(peak_bytes())"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert 0 < int(found.stdout) < size
+    del held

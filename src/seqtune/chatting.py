@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,8 @@ HELP = """\
 /undo        take the pair that was saved last out of the file again
 /again       another answer to the last question, drawn at random
 /help        this
-/quit        end (so does Ctrl-D)"""
+/quit        end (so does Ctrl-D)
+Ctrl-C       stop the answer that is being written"""
 
 #: How another answer is drawn.
 AGAIN = {"do_sample": True, "temperature": 0.8, "num_beams": 1}
@@ -226,28 +229,59 @@ def ask(prompt: str, prefilled: str) -> str:
 
 
 def show(question: str, answers: dict[str, Iterator[str]]) -> dict[str, str]:
-    """Print answers as they come: one behind its name, several side by side; without a terminal one below the other."""
+    """Print answers as they come: one behind its name, several side by side; without a terminal one below the other.
+
+    Ctrl-C stops them; what was written until then is the answer.
+    """
     console = Console(highlight=False)
     said = dict.fromkeys(answers, "")
-    if len(answers) > 1 and console.is_terminal:
-        with Live(_beside(said), console=console, refresh_per_second=12) as live:
-            running = dict(answers)
-            while running:
-                for name in list(running):
-                    piece = next(running[name], None)
-                    if piece is None:
-                        del running[name]
-                    else:
-                        said[name] += piece
-                live.update(_beside(said))
-        return said
+    with stoppable():
+        if len(answers) > 1 and console.is_terminal:
+            _show_beside(console, answers, said)
+        else:
+            _show_below(console, answers, said)
+    return said
+
+
+def _show_beside(console: Console, answers: dict[str, Iterator[str]], said: dict[str, str]) -> None:
+    width = console.width - len("^C ")  # which the terminal writes behind it, and must not break a line for
+    with Live(_beside(said, width), console=console, refresh_per_second=12) as live:
+        running = dict(answers)
+        while running:
+            for name in list(running):
+                piece = next(running[name], None)
+                if piece is None:
+                    del running[name]
+                else:
+                    said[name] += piece
+            live.update(_beside(said, width))
+
+
+def _show_below(console: Console, answers: dict[str, Iterator[str]], said: dict[str, str]) -> None:
     for name, pieces in answers.items():
         console.print(Text(f"{clean(name)}> ", "bold cyan"), end="")
-        for piece in pieces:
-            said[name] += piece
-            console.print(Text(clean(piece)), end="", soft_wrap=True)
-        console.print(Text("" if said[name] else "(nothing)"))
-    return said
+        try:
+            for piece in pieces:
+                said[name] += piece
+                console.print(Text(clean(piece)), end="", soft_wrap=True)
+        finally:
+            console.print(Text("" if said[name] else "(nothing)"))
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A block that Ctrl-C ends, and nothing else with it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped; Ctrl-D ends the conversation")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def note(text: str) -> None:
@@ -255,8 +289,8 @@ def note(text: str) -> None:
     Console(highlight=False).print(Text(clean(text), "dim"), soft_wrap=True)
 
 
-def _beside(said: dict[str, str]) -> Table:
-    table = Table(box=SIMPLE, expand=True, show_edge=False, padding=(0, 1))
+def _beside(said: dict[str, str], width: int) -> Table:
+    table = Table(box=SIMPLE, width=width, show_edge=False, padding=(0, 1))
     for name in said:
         table.add_column(Text(clean(name)), ratio=1, overflow="fold", header_style="bold cyan")
     table.add_row(*(Text(clean(text) or "…") for text in said.values()))

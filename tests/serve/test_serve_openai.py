@@ -170,6 +170,16 @@ def test_parameters_out_of_bounds(served: Served, fields: dict[str, Any], param:
     assert param is None or found["error"]["param"] == param
 
 
+def test_what_was_found_is_said(served: Served):
+    found = served.chat(temperature=9, max_token=3, zzz=1, user=7, n="y" * 10_000)[2]
+    message = found["error"]["message"]
+    assert "temperature: Input should be less than or equal to 2; found 9" in message
+    assert "max_token: not known here; did you mean `max_tokens`?" in message
+    assert "zzz: not known here" in message
+    assert "user: Input should be a valid string; found 7" in message
+    assert len(message) < 500
+
+
 def test_a_limit_of_the_models_own_is_said(served: Served):
     assert served.chat(max_completion_tokens=3)[2]["usage"]["completion_tokens"] == 3
     assert served.ask("/v1/completions", {"model": "run", "prompt": ["a"] * 9, "n": 2})[0] == 422

@@ -76,7 +76,11 @@ def test_a_question_that_is_too_long(browser: Any, served: Served):
     page = browser.new_page()
     page.goto(served.url)
     page.wait_for_selector("#ask:enabled")
-    assert "takes at most 1,024" in ask(page, "word " * 3000).inner_text()
+    shown = ask(page, "word " * 3000)
+    assert "takes at most 1,024" in shown.inner_text()
+    assert shown.locator(".question").bounding_box()["height"] < 200, "what was said to it is to be seen"
+    colour = "each => getComputedStyle(each).color"
+    assert shown.locator(".facts").first.evaluate(colour) == "rgb(179, 38, 30)", "as an error"
     page.close()
 
 

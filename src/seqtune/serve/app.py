@@ -19,7 +19,7 @@ from seqtune.serve import wire
 from seqtune.serve.answering import Answers, EventStream, Gone
 from seqtune.serve.batcher import Batcher
 from seqtune.serve.gate import Gate
-from seqtune.serve.refusing import Refused
+from seqtune.serve.refusing import Refused, said
 from seqtune.serve.settings import ServeSettings
 from seqtune.serve.shelf import Entry, Shelf
 from seqtune.serve.watching import CONTENT_TYPE, Watch
@@ -247,7 +247,7 @@ def _add_refusals(app: FastAPI) -> None:
             return Refused(
                 400, f"the body is no JSON: {first.get('ctx', {}).get('error', 'it can not be read')}"
             ).response()
-        lines = [f"{_place(each['loc'])}: {each['msg']}" for each in problems[:10]]
+        lines = [f"{_place(each['loc'])}: {said(each)}" for each in problems[:10]]
         if len(problems) > 10:
             lines.append(f"and {len(problems) - 10} more")
         return Refused(422, "; ".join(lines), param=_place(first["loc"])).response()

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
+
+from seqtune.errors import did_you_mean
+from seqtune.serve import wire
+
+#: What can be asked for, and how much of a client's own words is said again.
+KNOWN = (*wire.ChatRequest.model_fields, *wire.CompletionRequest.model_fields)
+SAID = 50
 
 TYPES = {401: "authentication_error", 403: "permission_error", 500: "server_error", 503: "server_error"}
 
@@ -59,3 +67,13 @@ class Refused(Exception):  # noqa: N818
     def response(self) -> Response:
         """The whole response."""
         return Response(self.content(), self.status, self.headers, "application/json")
+
+
+def said(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a field, of pydantic's description: what was expected, what was found."""
+    if problem["type"] == "extra_forbidden":
+        return f"not known here; {did_you_mean(str(problem['loc'][-1])[:SAID], KNOWN)}".rstrip("; ")
+    found = problem.get("input")
+    if problem["type"] == "missing" or not isinstance(found, (bool, int, float, str)):
+        return str(problem["msg"])
+    return f"{problem['msg']}; found {(found[:SAID] if isinstance(found, str) else found)!r}"

@@ -44,8 +44,8 @@ $(VENV)/.dev: $(VENV)/.core
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/engine.py $(DATA) --write benchmarks/results.md
 
-# Tokens a second and memory of answering, against transformers' generate; an idle machine, an hour or so.
-bench-generate: $(VENV)/.core
+# Tokens a second and memory of answering, against transformers' generate: four shapes, on an idle machine, half an hour.
+bench-generate: $(VENV)/.dev
 	$(BIN)/python benchmarks/generate.py --write benchmarks/generation.md
 
 clean:

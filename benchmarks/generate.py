@@ -2,44 +2,64 @@
 
     python benchmarks/generate.py [--shapes flan-t5-small …] [--rounds 3] [--rows 96] [--write benchmarks/generation.md]
 
-All in one run on one machine: every variant in a process of its own (so that its peak memory is its own), the variants
-of a shape one after the other, and that `--rounds` times over; medians. Questions of the example data, greedy, 64 new
-tokens; weights are random, so that nothing is downloaded (and hardly an answer ends before its limit: what is counted
-are the tokens that were written). Getting ready (merging, packing) is not in the time; it is in the memory.
+All in one run on one machine: every variant in a process of its own, the variants of a shape one after the other, and
+that `--rounds` times over; medians. Questions of the example data, greedy, 64 new tokens. Weights are random, so that
+nothing is downloaded, and such that no answer ends before its limit (`endless`): every variant writes the same number
+of tokens a row. Getting ready (merging, packing) is not in the time; it is in the memory, which is the most that the
+process had from the moment when the model was there (ours keeps it, in fp32, beside the packed weights).
+
+`SHAPES` says how many rows and rounds a shape has: flan-t5-small's, which the goals are about, has more than others.
 
 ancestor           one row at a time, drawn, 512 tokens, without an attention mask; fp32
 generate N         transformers, rows sorted by length, N at a time; fp32
 generate bf16 N    the same, the model in bf16
+ctranslate2 N      CTranslate2 in float32, as `seqtune export` converts (two shapes; where it is installed)
+ctranslate2 int8 N the same in int8
 ours fp32 N        `seqtune.generation.Answerer`, batch_size N
 ours N             the same, answer_precision=auto
 
-`generate 16, 32, 64` are there so that the best of them can be what ours is compared with. With every fp32 run of ours,
-the tokens of the first 16 rows are compared with those of `generate` alone, row by row.
+`generate 16, 32, 64` are there so that the best of them can be what ours is compared with. After `ours fp32 16`
+and `ctranslate2 16` the tokens of a sixth of the rows are compared with those of `generate` alone, row by row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-BATCHES = (16, 32, 64)
+NEW_TOKENS, ANCESTORS_TOKENS = 64, 512
 VARIANTS = (
-    "ancestor", *(f"generate {n}" for n in (1, *BATCHES)), *(f"generate bf16 {n}" for n in (1, *BATCHES)),
-    *(f"ours fp32 {n}" for n in (1, 16)), *(f"ours {n}" for n in (1, 16)),
+    "ancestor", "generate 1", "generate 16", "generate 32", "generate 64",
+    "generate bf16 1", "generate bf16 16", "generate bf16 32", "generate bf16 64",
+    "ctranslate2 1", "ctranslate2 16", "ctranslate2 int8 1", "ctranslate2 int8 16",
+    "ours fp32 1", "ours fp32 16", "ours 1", "ours 16",
 )  # fmt: skip
-SHAPES = ("flan-t5-small", "mt5-small", "bart-base", "flan-t5-base")
-NEW_TOKENS = 64
-#: Rows that a variant answers, where all would take too long.
-FEW = {"ancestor": 1, "generate 1": 6, "generate bf16 1": 6, "ours fp32 1": 12, "ours 1": 24}
-COMPARED = 16
+#: Of a shape that is measured once: fewer batch sizes; more rows at a time have been faster so far.
+FEWER = tuple(variant for variant in VARIANTS if variant[-3:] != " 32" and variant != "generate bf16 16")
+FEWEST = tuple(variant for variant in FEWER if not variant.startswith("ctranslate2"))
+#: Rows, rounds and variants of a shape, unless told otherwise: together about 25 minutes on two cores with AMX.
+SHAPES: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "flan-t5-small": (64, 2, VARIANTS),
+    "mt5-small": (64, 1, FEWER),
+    "bart-base": (64, 1, FEWEST),
+    "flan-t5-base": (64, 1, FEWEST),
+}
+#: The share of the rows that a variant answers, where all would take too long.
+SHARE = {
+    "generate 1": 16, "generate bf16 1": 16, "ctranslate2 1": 8, "ctranslate2 int8 1": 8, "ours fp32 1": 8, "ours 1": 4,
+}  # fmt: skip
+COMPARED, COMPARED_SHARE = ("ours fp32 16", "ctranslate2 16"), 6
 
 
 def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
@@ -47,26 +67,66 @@ def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
     import shapes
     import torch
 
-    model: Any = shapes.build(shape)
-    model.generation_config.eos_token_id = model.config.eos_token_id
+    model: Any = endless(shapes.build(shape))
     rows = json.loads(Path(rows_file).read_text())
     number = int(variant.split()[-1]) if variant != "ancestor" else 1
-    sources = [row["input_ids"] for row in rows][: FEW.get(variant, len(rows))]
-    made = ours if variant.startswith("ours") else theirs
+    count = 1 if variant == "ancestor" else max(1, len(rows) // SHARE.get(variant, 1))
+    sources = [row["input_ids"] for row in rows][:count]
+    made = {"ours": ours, "ctranslate2": converted}.get(variant.split()[0], theirs)
     if "generate bf16" in variant:
         model = model.bfloat16()
+    forget_peak()
     answer = made(model, variant, number)
     with torch.inference_mode():
         answer(sources[:number], 8)  # whatever is done at first use
         started = time.perf_counter()
         found = answer(sources, NEW_TOKENS)
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        measured = {"tokens_s": sum(map(len, found)) / seconds, "rows_s": len(found) / seconds, "peak": peak}
-        if variant == "ours fp32 16":
-            alone = theirs(model, "generate 1", 1)(sources[:COMPARED], NEW_TOKENS)
+        peak = peak_bytes()
+        written = {len(answer) for answer in found}
+        assert written == {ANCESTORS_TOKENS if variant == "ancestor" else NEW_TOKENS}, f"answers of {written} tokens"
+        measured = {"tokens_s": sum(map(len, found)) / seconds, "rows": len(found), "peak": peak}
+        if variant in COMPARED:
+            alone = theirs(model, "generate 1", 1)(sources[: max(1, len(rows) // COMPARED_SHARE)], NEW_TOKENS)
             measured["same"] = sum(a == b for a, b in zip(alone, found, strict=False)) / len(alone)
+            measured["different"] = statistics.median(len(set(answer)) for answer in alone)
     return measured
+
+
+def endless(model: Any) -> Any:
+    """The model, changed so that it writes as long as it may, and no word for ever: for both sides the same weights.
+
+    The end's row of the head is zero, and so is its logit: among 32,000 others one is above it. FLAN-T5 and mT5 have a
+    head apart from their embedding; transformers 5 makes one of both in a model that is not loaded, and its words are
+    then too small to matter: every answer was one word again and again. BART's would be its first token (the end); with
+    positions that are as large as in no trained model, what it says changes from place to place.
+    """
+    import torch
+
+    generator, head, end = torch.Generator().manual_seed(0), model.get_output_embeddings(), model.config.eos_token_id
+    model.generation_config.eos_token_id = end
+    if model.config.model_type in ("t5", "mt5"):
+        head.weight = torch.nn.Parameter(head.weight.clone(), requires_grad=False)
+        model.all_tied_weights_keys.pop("lm_head.weight", None)  # so that it is saved, for CTranslate2
+        model.get_input_embeddings().weight.normal_(generator=generator)
+    else:
+        for stack in (model.get_encoder(), model.get_decoder()):
+            stack.embed_positions.weight.normal_(std=0.5, generator=generator)
+    head.weight[end] = 0
+    return model
+
+
+def forget_peak() -> None:
+    """Begin to measure peak memory anew (Linux): else it would be that of making the model."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had since then. (`ru_maxrss` knows of no beginning.)"""
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def theirs(model: Any, variant: str, number: int) -> Any:
@@ -84,7 +144,7 @@ def theirs(model: Any, variant: str, number: int) -> Any:
     def answer(sources: list[list[int]], new: int) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in sources]
         if ancestor and new == NEW_TOKENS:
-            new = 512
+            new = ANCESTORS_TOKENS
         for part in batching.by_length([len(source) for source in sources], number):
             batch = batching.collate([{"input_ids": sources[row]} for row in part], pad)
             if ancestor:
@@ -113,6 +173,48 @@ def ours(model: Any, variant: str, number: int) -> Any:
     return answer
 
 
+def converted(model: Any, variant: str, number: int) -> Any:
+    """CTranslate2 with the model as `seqtune export` converts it; the one in PyTorch stays in memory beside it."""
+    from types import SimpleNamespace
+
+    import ctranslate2
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    from seqtune.export import ctranslate2 as target
+
+    names, config = [f"t{number}" for number in range(model.config.vocab_size)], model.config
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(dict(zip(names, range(len(names)), strict=True)), unk_token=names[2])),
+        unk_token=names[2], pad_token=names[config.pad_token_id], eos_token=names[config.eos_token_id],
+    )  # fmt: skip
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    options = {"decoder_start_token_id": config.decoder_start_token_id}
+    tuned: Any = SimpleNamespace(model=model, tokenizer=tokenizer, options=options, save=save)
+    with tempfile.TemporaryDirectory() as folder:
+        target.write(tuned, Path(folder), "int8" if "int8" in variant else "float32")
+        forget_peak()
+        threads = torch.get_num_threads()
+        translator = ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=threads)
+
+    def answer(sources: list[list[int]], new: int) -> list[list[int]]:
+        asked: Any = [tokenizer.convert_ids_to_tokens(source) for source in sources]
+        options: dict[str, Any] = {
+            "beam_size": 1, "max_decoding_length": new, "max_input_length": 0, "max_batch_size": number,
+        }  # fmt: skip
+        parts = [[each] for each in asked] if number == 1 else [asked]
+        found = [each for part in parts for each in translator.translate_batch(part, **options)]
+        return [tokenizer.convert_tokens_to_ids(each.hypotheses[0]) for each in found]  # pyright: ignore[reportReturnType]
+
+    return answer
+
+
 def stand_in(model: Any) -> Any:
     """What of a tokenizer is needed where nothing is turned into text."""
 
@@ -129,8 +231,8 @@ def stand_in(model: Any) -> Any:
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
     """Markdown: medians, and ratios of them."""
     lines = [
-        "| shape | variant | tokens/s | × ancestor | × best of generate | × generate 1 | peak memory | same tokens |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| shape | variant | rows | tokens/s | × ancestor | × best of generate | × generate 1 | peak memory | same |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for shape, variants in results.items():
         middle = {
@@ -144,8 +246,9 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
         for variant, m in middle.items():
             ratios = [f"{m['tokens_s'] / of:.1f}" if of else "–" for of in against.values()]
             same = f"{m['same']:.0%}" if "same" in m else ""
+            times = f"{m['rows']:.0f} × {len(variants[variant])}"
             lines.append(
-                f"| {shape} | {variant} | {m['tokens_s']:,.0f} | {' | '.join(ratios)} | "
+                f"| {shape} | {variant} | {times} | {m['tokens_s']:,.0f} | {' | '.join(ratios)} | "
                 f"{m['peak'] / 1e9:.2f} GB | {same} |"
             )
     return lines
@@ -161,36 +264,49 @@ def in_a_process(arguments: list[str]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--variants", nargs="+")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "examples" / "support.json")
     parser.add_argument("--keys", nargs=2, default=["question", "reply"])
     parser.add_argument("--write", type=Path)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(worker(*arguments.worker)))
         return
+    if arguments.prepare:
+        import shapes
 
-    import shapes
+        shape, rows, target = arguments.prepare
+        vocabulary, (question, answer) = shapes.SHAPES[shape][1].vocab_size, arguments.keys
+        Path(target).write_text(json.dumps(shapes.rows(arguments.data, question, answer, int(rows), vocabulary)))
+        print("null")
+        return
 
-    from engine import machine
-
+    started = time.monotonic()
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for shape in arguments.shapes:
+            rows, rounds, variants = SHAPES.get(shape, SHAPES["flan-t5-base"])
+            rows, rounds, variants = arguments.rows or rows, arguments.rounds or rounds, arguments.variants or variants
+            if find_spec("ctranslate2") is None:
+                variants = [variant for variant in variants if not variant.startswith("ctranslate2")]
             file = Path(folder) / f"{shape}.json"
-            vocabulary = shapes.SHAPES[shape][1].vocab_size
-            file.write_text(json.dumps(shapes.rows(arguments.data, *arguments.keys, arguments.rows, vocabulary)))
-            results[shape] = {variant: [] for variant in arguments.variants}
-            for turn in range(arguments.rounds):
-                for variant in arguments.variants:
+            common = ["--data", str(arguments.data), "--keys", *arguments.keys]
+            in_a_process([*common, "--prepare", shape, str(rows), str(file)])
+            results[shape] = {variant: [] for variant in variants}
+            for turn in range(rounds):
+                for variant in variants:
                     run = in_a_process(["--worker", variant, shape, str(file)])
                     results[shape][variant].append(run)
                     said = {k: round(v, 3) for k, v in run.items()}
                     print(f"{shape} round {turn + 1} {variant}: {said}", file=sys.stderr, flush=True)
-    what = f"{arguments.rows} rows of {arguments.data.name}, {NEW_TOKENS} new tokens, {arguments.rounds} rounds"
+    minutes = (time.monotonic() - started) / 60
+    from engine import machine
+
+    what = f"{arguments.data.name}, {NEW_TOKENS} new tokens a row, rows × rounds as stated; {minutes:.0f} minutes"
     lines = [f"{time.strftime('%Y-%m-%d')}, {machine()}; {what}.", "", *table(results)]
     print("\n".join(lines))
     if arguments.write:

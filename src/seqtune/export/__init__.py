@@ -10,8 +10,7 @@
 A target is a module with ``write``, ``SNIPPET`` and ``log_probs`` (`Target`); `checking` holds what it wrote against
 the tuned model, and `write` puts it into its place, whole or not at all.
 
-Not covered: GGUF. llama.cpp runs T5, but its Python package has to be compiled from source, so that an export could not
-be checked by running it where seqtune is installed.
+Not covered: GGUF. llama.cpp runs T5, but nothing of it that an export could be checked with is among our dependencies.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ trainer    Seq2SeqTrainer, bf16 autocast, grouped by length, padded to the longe
 reference  seqtune, engine=reference, precision=auto
 fast fp32  seqtune, engine=fast, precision=fp32
 fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_length, as the trainer
+
+With `--device cuda` all variants run in this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
 """
 
 from __future__ import annotations
@@ -35,10 +37,13 @@ SHAPES = ("flan-t5-small", "mt5-small", "flan-t5-base", "bart-base")
 ROWS_PER_STEP = 8
 #: Steps that are timed; as many as leave the slow variants a minute or two.
 STEPS = {"ancestor": 3, "trainer": 12, "reference": 12, "fast fp32": 12, "fast": 80}
+GPU_STEPS = 40
 WARM_UP = {"fast": 4}
 
 
-def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
+def worker(
+    variant: str, shape: str, rows_file: str, device: str = "cpu", rows_per_step: int = ROWS_PER_STEP
+) -> dict[str, Any]:
     """Train in this process; what was measured."""
     import flops
     import shapes
@@ -46,19 +51,23 @@ def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
 
     from seqtune.models import adapters
 
-    base = shapes.build(shape)
+    on_gpu = device != "cpu"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    base = shapes.build(shape, device)
     settings = {
         "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.2, "target_modules": None, "use_dora": False,
         "use_rslora": False,
     }  # fmt: skip
     torch.manual_seed(0)
-    model = adapters.attach(base, adapters.lora_config(base, shape, settings), shape)
+    model = adapters.attach(base, adapters.lora_config(base, shape, settings), shape).to(device)
     rows = json.loads(Path(rows_file).read_text())
-    warm = WARM_UP.get(variant, 1)
-    steps = warm + STEPS[variant]
-    run = by_trainer if variant in ("ancestor", "trainer") else by_seqtune
-    measured = run(variant, model, rows, steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    warm = 5 if on_gpu else WARM_UP.get(variant, 1)
+    timed_steps = GPU_STEPS if on_gpu else STEPS[variant]
+    run = by_trainer if variant.startswith(("ancestor", "trainer")) else by_seqtune
+    measured = run(variant, model, rows, warm + timed_steps, device, rows_per_step)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     inner = model.get_base_model()
     seconds = sum(measured["seconds"][warm:])
     useful = sum(flops.per_row(inner, s, t) for step in measured["lengths"][warm:] for s, t in step)
@@ -67,7 +76,7 @@ def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
     # Steps of sorted rows differ in length: rows of the file's mean length a second, whichever steps were timed. (Of
     # the ancestor every row is as long.)
     mean = sum(len(row["input_ids"]) + len(row["labels"]) for row in rows) / len(rows)
-    timed = ROWS_PER_STEP * STEPS[variant] if variant == "ancestor" else real / mean
+    timed = rows_per_step * timed_steps if variant == "ancestor" else real / mean
     return {
         "rows_s": timed / seconds,
         "tokens_s": real / seconds,
@@ -77,9 +86,12 @@ def worker(variant: str, shape: str, rows_file: str) -> dict[str, Any]:
     }
 
 
-def by_trainer(variant: str, model: Any, rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+def by_trainer(
+    variant: str, model: Any, rows: list[dict[str, Any]], steps: int, device: str, rows_per_step: int
+) -> dict[str, Any]:
     """transformers' Seq2SeqTrainer."""
     import numpy as np
+    import torch
     from datasets import Dataset
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
@@ -87,11 +99,11 @@ def by_trainer(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
 
     inner = model.get_base_model()
     pad = inner.config.pad_token_id
-    best = variant == "trainer"
+    best = variant != "ancestor"
     source, target = (int(np.percentile([len(r[k]) for r in rows], 95)) for k in ("input_ids", "labels"))
     measured: dict[str, Any] = {"seconds": [], "lengths": [], "positions": []}
     if best and "T5" in type(inner).__name__:
-        inner.set_attn_implementation("eager")
+        inner.set_attn_implementation("sdpa" if variant.endswith("sdpa") else "eager")
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
         if not best:
@@ -112,18 +124,20 @@ def by_trainer(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if device != "cpu":
+                torch.cuda.synchronize()
             measured["seconds"].append(time.perf_counter() - self.started)
 
     arguments = Seq2SeqTrainingArguments(
         output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=ROWS_PER_STEP,
+        per_device_train_batch_size=rows_per_step,
         max_steps=steps,
         learning_rate=1e-3,
         lr_scheduler_type="constant",
         bf16=best,
         train_sampling_strategy="group_by_length" if best else "random",
         length_column_name="length",
-        use_cpu=True,
+        use_cpu=device == "cpu",
         report_to=[],
         save_strategy="no",
         logging_strategy="no",
@@ -138,19 +152,21 @@ def by_trainer(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
     return measured
 
 
-def by_seqtune(variant: str, model: Any, rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+def by_seqtune(
+    variant: str, model: Any, rows: list[dict[str, Any]], steps: int, device_type: str, rows_per_step: int
+) -> dict[str, Any]:
     """`seqtune.engine.loop.train` itself, its log and its batches."""
     import torch
 
     from seqtune.engine import batching, hardware, loop
     from seqtune.settings import DEFAULT
 
-    device = torch.device("cpu")
+    device = torch.device(device_type)
     engine = "reference" if variant == "reference" else "fast"
     precision = "fp32" if variant == "fast fp32" else hardware.choose_precision("auto", device)["value"]
     settings = {
         **DEFAULT.model_dump(), "engine": engine, "max_steps": steps, "learning_rate": 1e-3, "eval_steps": 10**9,
-        "lr_scheduler_type": "constant", "warmup_steps": 0, "per_device_train_batch_size": ROWS_PER_STEP,
+        "lr_scheduler_type": "constant", "warmup_steps": 0, "per_device_train_batch_size": rows_per_step,
         "group_by_length": engine == "fast",
     }  # fmt: skip
     passes: list[tuple[list[tuple[int, int]], int]] = []
@@ -169,11 +185,11 @@ def by_seqtune(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
     batching.collate = made
     lengths, positions = [], []
     log = state.log[1:]
-    at = next(i for i in range(len(passes)) if sum(len(p[0]) for p in passes[i:]) <= ROWS_PER_STEP * steps + 2)
+    at = next(i for i in range(len(passes)) if sum(len(p[0]) for p in passes[i:]) <= rows_per_step * steps + 2)
     for _ in log:  # the first passes were the check and the validation loss
         lengths.append([])
         positions.append(0)
-        while len(lengths[-1]) < ROWS_PER_STEP:
+        while len(lengths[-1]) < rows_per_step:
             lengths[-1] += passes[at][0]
             positions[-1] += passes[at][1]
             at += 1
@@ -184,18 +200,21 @@ def by_seqtune(variant: str, model: Any, rows: list[dict[str, Any]], steps: int)
     }
 
 
-def matrix_peak() -> float:
+def matrix_peak(device: str = "cpu") -> float:
     """The machine's own bf16 matrix-multiply peak: the best median of a few shapes, in operations a second."""
     import torch
 
     best = 0.0
-    for rows, inner, columns in ((1536, 512, 1024), (1536, 512, 384), (2048, 2048, 2048), (256, 512, 32128)):
-        left, right = torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16()
-        out = torch.empty(rows, columns, dtype=torch.bfloat16)
+    wide = () if device == "cpu" else ((8192, 8192, 8192),)
+    for rows, inner, columns in ((1536, 512, 1024), (1536, 512, 384), (2048, 2048, 2048), (256, 512, 32128), *wide):
+        left, right = torch.randn(rows, inner).bfloat16().to(device), torch.randn(inner, columns).bfloat16().to(device)
+        out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
         seconds = []
         for _ in range(25):
             started = time.perf_counter()
             torch.mm(left, right, out=out)
+            if device != "cpu":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
         best = max(best, 2.0 * rows * inner * columns / statistics.median(seconds))
     return best
@@ -216,9 +235,10 @@ def machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
     units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
+    gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     without = f"; ONEDNN_MAX_CPU_ISA={limit}" if limit else ""
-    return f"{name}, {os.cpu_count()} cores, {', '.join(units)}{without}; PyTorch {torch.__version__}"
+    return f"{gpu}{name}, {os.cpu_count()} cores, {', '.join(units)}{without}; PyTorch {torch.__version__}"
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]], peaks: list[float]) -> list[str]:
@@ -255,6 +275,8 @@ def main() -> None:
     parser.add_argument("--keys", nargs=2, default=["question", "reply"])
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rows-per-step", type=int, default=ROWS_PER_STEP)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
@@ -283,14 +305,19 @@ def main() -> None:
             common = ["--data", str(data), "--keys", *arguments.keys, "--rows", str(arguments.rows)]
             measured_in_a_process([*common, "--prepare", shape, str(file)])
             results[shape] = {variant: [] for variant in arguments.variants}
+            on_gpu = arguments.device != "cpu"
             for turn in range(arguments.rounds):
-                peaks.append(measured_in_a_process(["--peak"]))
+                peaks.append(matrix_peak(arguments.device) if on_gpu else measured_in_a_process(["--peak"]))
                 for variant in arguments.variants:
-                    run = measured_in_a_process(["--worker", variant, shape, str(file)])
+                    if on_gpu:
+                        run = worker(variant, shape, str(file), arguments.device, arguments.rows_per_step)
+                    else:
+                        run = measured_in_a_process(["--worker", variant, shape, str(file)])
                     results[shape][variant].append(run)
-                    said = {k: round(v, 4) if isinstance(v, float) else v for k, v in run.items()}
-                    print(f"{shape} round {turn + 1} {variant}: {said}", file=sys.stderr, flush=True)
-    lines = [f"{time.strftime('%Y-%m-%d')}, {machine()}, {arguments.rounds} rounds, {data.name}.", "",
+                    short = {k: round(v, 4) if isinstance(v, float) else v for k, v in run.items()}
+                    print(f"{shape} round {turn + 1} {variant}: {short}", file=sys.stderr, flush=True)
+    said = f"{machine()}, {arguments.rounds} rounds, {arguments.rows_per_step} rows a step, {data.name}"
+    lines = [f"{time.strftime('%Y-%m-%d')}, {said}.", "",
              *table(results, peaks)]  # fmt: skip
     print("\n".join(lines))
     if arguments.write:

@@ -38,10 +38,10 @@ SHAPES: dict[str, tuple[type[PreTrainedModel], Any]] = {
 }  # fmt: skip
 
 
-def build(shape: str) -> PreTrainedModel:
-    """A model of the shape with the same random weights every time, frozen, in evaluation mode."""
+def build(shape: str, device: str = "cpu") -> PreTrainedModel:
+    """A model of the shape with the same random weights every time (on one device), frozen, in evaluation mode."""
     kind, config = SHAPES[shape]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         model = kind(config)
         # T5's first weights give logits of a size that no trained model has: a softmax all on one word.

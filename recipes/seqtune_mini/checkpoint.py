@@ -8,8 +8,12 @@ from model import HEAD_WIDTH
 from safetensors.torch import load_file, save_file
 
 
-def optimisers(weights: dict[str, torch.Tensor], muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+def optimisers(
+    weights: dict[str, torch.Tensor], muon_lr: float, adam_lr: float, matrices_by: str = "muon"
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for the embedding, the position biases and, more slowly, the norms.
+
+    With ``matrices_by="adamw"`` AdamW trains the matrices too, at a tenth of `adam_lr`: to compare.
 
     T5 does not divide its attention scores by the root of the head's width; its small initial queries make up for
     that. Muon's steps have one size whatever the weights', so the queries get a rate as much smaller, or attention
@@ -20,18 +24,14 @@ def optimisers(weights: dict[str, torch.Tensor], muon_lr: float, adam_lr: float)
     matrices = [weight for name, weight in weights.items() if name in inner and ".q." not in name]
     small = [weight for name, weight in weights.items() if "layer_norm" in name]
     large = [weight for name, weight in weights.items() if name not in inner and "layer_norm" not in name]
-    made = [
-        torch.optim.Muon(
-            [{"params": matrices}, {"params": queries, "lr": muon_lr * HEAD_WIDTH**-0.5}], lr=muon_lr, weight_decay=0.01
-        ),
-        torch.optim.AdamW(
-            [{"params": large}, {"params": small, "lr": 0.1 * adam_lr}],
-            lr=adam_lr,
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-            fused=True,
-        ),
-    ]
+    by_adamw = [{"params": large}, {"params": small, "lr": 0.1 * adam_lr}]
+    made: list[torch.optim.Optimizer] = []
+    if matrices_by == "muon":
+        by_muon = [{"params": matrices}, {"params": queries, "lr": muon_lr * HEAD_WIDTH**-0.5}]
+        made.append(torch.optim.Muon(by_muon, lr=muon_lr, weight_decay=0.01))
+    else:
+        by_adamw.append({"params": matrices + queries, "lr": 0.1 * adam_lr})
+    made.append(torch.optim.AdamW(by_adamw, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True))
     for optimiser in made:
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]

@@ -35,26 +35,54 @@ def a_sentence(rng: random.Random, text: str, low: int = 5, high: int = 28) -> s
 
 
 def made_up(rng: random.Random, text: str) -> str:
-    """A name, number, code or phrase that nobody could guess."""
-    kind = rng.randrange(6)
+    """A name, number, code, phrase or sign-laden string that nobody could guess."""
+    kind = rng.randrange(8)
     if kind == 0:
         return str(rng.randrange(10 ** rng.randint(1, 7)))
     if kind == 1:
         letters = "".join(rng.choices(string.ascii_uppercase, k=rng.randint(1, 3)))
         return letters + rng.choice(("-", "", "#")) + str(rng.randrange(10 ** rng.randint(2, 5)))
     if kind == 2:
-        return "".join(rng.choices(SYLLABLES, k=3)).capitalize()
+        return "".join(rng.choices(SYLLABLES, k=rng.randint(2, 4))).capitalize()
     words = [word.strip(".,;:()\"'") for word in text.split(" ")]
     words = [word for word in words if word.isalpha()] or ["blue"]
+    if kind == 3:
+        return with_signs(rng, words)
     chosen = rng.choices(words, k=rng.randint(1, 3))
-    return " ".join(word.capitalize() if kind == 3 else word for word in chosen)
+    return " ".join(word.capitalize() if kind == 4 else word for word in chosen)
+
+
+def with_signs(rng: random.Random, words: list[str]) -> str:
+    """What words do not prepare for: amounts, dates, addresses, paths, options, quotes and brackets."""
+    one, two = (word.lower() for word in rng.choices(words, k=2))
+    number = str(rng.randrange(10 ** rng.randint(1, 4)))
+    join = rng.choice(("_", "-", ".", "/"))
+    return rng.choice(
+        (
+            f"{rng.choice('$€£')}{number}.{rng.randrange(100):02}",
+            f"{rng.randrange(1, 32)}/{rng.randrange(1, 13)}/{rng.randrange(1950, 2040)}",
+            f"{one}.{two}@{rng.choice(words).lower()}.com",
+            f"www.{one}{two}.com",
+            f"/{one}/{two}{join}{number}",
+            f"{one}{join}{two}.{rng.choice(('txt', 'log', 'csv', 'c', 'html'))}",
+            f"*.{one[:3]}",
+            f"-{one[0]} {number}",
+            f"--{one}={two}",
+            f'"{one} {two}"',
+            f"'{one}*'",
+            f"{{{one}}}",
+            f"[{two}{number}]",
+            f"{one} | {two} > {number}",
+        )
+    )
 
 
 def repeat_words(rng: random.Random, text: str) -> Example:
     """Repeat words in no natural order: only a real copy mechanism gets this right."""
     words = rng.choices(text.split(" "), k=rng.randint(2, 10))
-    if rng.random() < 0.4:
-        words[rng.randrange(len(words))] = made_up(rng, text)
+    invented = rng.choices((0, 1, len(words)), (50, 35, 15))[0]  # none, one or all of the words
+    for at in rng.sample(range(len(words)), invented):
+        words[at] = made_up(rng, text)
     phrase = " ".join(words)
     return rng.choice(("Repeat: {}", "Say {}", "Copy this: {}", "{} -- once more")).format(phrase), phrase
 

@@ -1,26 +1,47 @@
-"""The model of the recipe, its loss, and what is measured on held-out text."""
+"""The model of the recipe: transformers' T5, its loss over packed rows, and what is measured on held-out text.
+
+Training calls `logits_of`, T5 in forty lines over a dictionary of weights with transformers' names: packed rows need
+masks which transformers' model does not take, and fewer, larger operations are what makes a small model fast.
+`tests/recipes/test_seqtune_mini.py` holds the two to be the same.
+"""
 
 import random
+from dataclasses import dataclass
 
 import mixture
+import numpy as np
 import torch
-from batching import batches, encode, tensors_of
+from packing import Batch, encode, pack
+from torch import Tensor
 from torch.nn import functional
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention
 
 HEAD_WIDTH = 32
+HIDDEN = -1e4  # added to the scores of what must not be seen; finite, so that padding, which sees nothing, gives no NaN
+Weights = dict[str, Tensor]
 
 
-def new_model(tokenizer) -> T5ForConditionalGeneration:
-    """T5 v1.1: gated GELU, RMS norm; the embedding is also the head, as it is a third of all weights."""
+@dataclass(frozen=True)
+class Size:
+    """The choices of size; heads are `HEAD_WIDTH` wide."""
+
+    width: int = 320
+    feed_forward: int = 640
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+
+
+def new_model(tokenizer, size: Size) -> T5ForConditionalGeneration:
+    """T5 v1.1: gated GELU, RMS norm; the embedding is also the head, as it is a quarter of all weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
-        d_model=256,
+        d_model=size.width,
         d_kv=HEAD_WIDTH,
-        num_heads=8,
-        d_ff=512,
-        num_layers=3,
-        num_decoder_layers=3,
+        num_heads=size.width // HEAD_WIDTH,
+        d_ff=size.feed_forward,
+        num_layers=size.encoder_layers,
+        num_decoder_layers=size.decoder_layers,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
         tie_word_embeddings=True,
@@ -29,7 +50,6 @@ def new_model(tokenizer) -> T5ForConditionalGeneration:
         decoder_start_token_id=tokenizer.pad_token_id,
     )
     model = T5ForConditionalGeneration(config)
-    model.set_attn_implementation("eager")  # the fastest here: the sequences are short
     look_at_neighbours(model)
     return model
 
@@ -50,51 +70,122 @@ def look_at_neighbours(model) -> None:
         decoder[bucket, head] += 4.0
 
 
-def logits_of(model, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Teacher-forced logits, (rows x length, vocabulary)."""
-    mask = (source != 0).long()
-    encoded = model.encoder(input_ids=source, attention_mask=mask).last_hidden_state
-    shifted = functional.pad(target[:, :-1], (1, 0))
-    hidden = model.decoder(
-        input_ids=shifted, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
-    ).last_hidden_state
-    return functional.linear(hidden.flatten(0, 1) * model.config.d_model**-0.5, model.shared.weight)
+def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The batch as tensors there; ids are int64."""
+    return {
+        name: torch.from_numpy(array.astype(np.int32 if name in ("source", "target") else np.uint8))
+        .to(device, non_blocking=True)
+        .long()
+        for name, array in batch.items()
+    }
 
 
-def loss_of(model, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy a real target piece (padding, id 0, does not count)."""
-    return functional.cross_entropy(logits_of(model, source, target).float(), target.flatten(), ignore_index=0)
+def logits_of(weights: Weights, config: T5Config, batch: dict[str, Tensor]) -> Tensor:
+    """Teacher-forced logits, (rows x TARGET, vocabulary).
 
-
-@torch.no_grad()
-def measure(model, held, tokenizer) -> dict[str, float]:
-    """Held-out loss by family, and the share of copying examples of which every piece is right.
-
-    Teacher forcing with all pieces right is the same as greedy decoding giving exactly the target, and much cheaper.
+    Args:
+        weights: transformers' names of a T5 with tied embeddings to tensors of one dtype, which is computed in.
+        batch: of `packing.pack`, by `on_device`.
     """
-    rng, result = random.Random(7), {}
+    embedding = weights["shared.weight"]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, x.shape[-1:], weights[f"{name}.weight"], config.layer_norm_epsilon)
+
+    def attend(x: Tensor, others: Tensor, name: str, mask: Tensor) -> Tensor:
+        def heads(of: Tensor, part: str) -> Tensor:
+            return (
+                functional.linear(of, weights[f"{name}.{part}.weight"]).unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)
+            )
+
+        seen = functional.scaled_dot_product_attention(
+            heads(x, "q"), heads(others, "k"), heads(others, "v"), attn_mask=mask, scale=1.0
+        )
+        return functional.linear(seen.transpose(1, 2).flatten(2), weights[f"{name}.o.weight"])
+
+    def gated(x: Tensor, name: str) -> Tensor:
+        gate = functional.gelu(functional.linear(x, weights[f"{name}.wi_0.weight"]), approximate="tanh")
+        return functional.linear(
+            gate * functional.linear(x, weights[f"{name}.wi_1.weight"]), weights[f"{name}.wo.weight"]
+        )
+
+    def hidden(allowed: Tensor) -> Tensor:
+        return torch.zeros((), dtype=embedding.dtype, device=allowed.device).where(allowed[:, None], HIDDEN)
+
+    def biases(stack: str, length: int) -> Tensor:
+        places = torch.arange(length, device=embedding.device)
+        buckets = T5Attention._relative_position_bucket(
+            places[None, :] - places[:, None], stack == "encoder", config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+        )  # fmt: skip
+        table = weights[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        return functional.embedding(buckets, table).permute(2, 0, 1)[None]
+
+    source, target = batch["source_place"], batch["target_place"]
+    x = functional.embedding(batch["source"], embedding)
+    mask = biases("encoder", source.shape[1]) + hidden(source[:, :, None] == source[:, None, :])
+    for number in range(config.num_layers):
+        at = f"encoder.block.{number}.layer"
+        near = norm(x, f"{at}.0.layer_norm")
+        x = x + attend(near, near, f"{at}.0.SelfAttention", mask)
+        x = x + gated(norm(x, f"{at}.1.layer_norm"), f"{at}.1.DenseReluDense")
+    encoded = norm(x, "encoder.final_layer_norm")
+
+    first = target != functional.pad(target[:, :-1], (1, 0))  # where an example begins, the decoder starts anew
+    x = functional.embedding(functional.pad(batch["target"][:, :-1], (1, 0)).masked_fill(first, 0), embedding)
+    same = target[:, :, None] == target[:, None, :]
+    mask = biases("decoder", target.shape[1]) + hidden(same & torch.ones_like(same[0]).tril())
+    cross = hidden(target[:, :, None] == source[:, None, :]).expand(-1, config.num_heads, -1, -1)
+    for number in range(config.num_decoder_layers):
+        at = f"decoder.block.{number}.layer"
+        near = norm(x, f"{at}.0.layer_norm")
+        x = x + attend(near, near, f"{at}.0.SelfAttention", mask)
+        x = x + attend(norm(x, f"{at}.1.layer_norm"), encoded, f"{at}.1.EncDecAttention", cross)
+        x = x + gated(norm(x, f"{at}.2.layer_norm"), f"{at}.2.DenseReluDense")
+    out = norm(x, "decoder.final_layer_norm") * config.d_model**-0.5
+    return functional.linear(out.flatten(0, 1), embedding)
+
+
+def loss_of(weights: Weights, config: T5Config, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy a real target piece (padding, id 0, does not count), in nats."""
+    return functional.cross_entropy(
+        logits_of(weights, config, batch).float(), batch["target"].flatten(), ignore_index=0
+    )
+
+
+def held_out(held, tokenizer, rows: int = 64) -> dict[str, Batch]:
+    """A batch of what training never sees for each family of tasks."""
+    rng = random.Random(7)
     groups: dict[str, list] = {"copy": [], "span": [], "continue": [], "dialogue": [], "trivia": []}
-    for _ in range(96):
+    for _ in range(192):
         text = rng.choice(held.wikipedia + held.books)
         groups["copy"] += [made for task in mixture.COPY_TASKS if (made := task(rng, text))]
         groups["span"].append(mixture.span_corruption(rng, text))
         groups["continue"] += [made for made in [mixture.continuation(rng, text)] if made]
         groups["dialogue"] += [made for made in [mixture.dialogue_reply(rng, rng.choice(held.dialogues))] if made]
         groups["trivia"].append(rng.choice(held.trivia))
+    return {name: pack(iter(encode(tokenizer, pairs)), rows) for name, pairs in groups.items()}
+
+
+@torch.no_grad()
+def measure(weights: Weights, config: T5Config, batches: dict[str, Batch]) -> dict[str, float]:
+    """Held-out loss by family, and the share of copying examples of which every piece is right.
+
+    Teacher forcing with all pieces right is the same as greedy decoding giving exactly the target, and much cheaper.
+    """
+    result: dict[str, float] = {}
     total, pieces = 0.0, 0
-    for name, pairs in groups.items():
-        loss = count = right = seen = 0
-        for rows in batches(encode(tokenizer, pairs), 4096, rng):
-            source, target = tensors_of(rows)
-            logits = logits_of(model, source, target).float()
-            real = int((target != 0).sum())
-            loss += real * float(functional.cross_entropy(logits, target.flatten(), ignore_index=0))
-            count += real
-            good = (logits.argmax(-1).view_as(target) == target) | (target == 0)
-            right, seen = right + int(good.all(1).sum()), seen + len(rows)
-        result[f"held_{name}"] = round(loss / count, 4)
-        if name == "copy":
-            result["copy_exact"] = round(right / seen, 4)
-        else:
-            total, pieces = total + loss, pieces + count
+    for name, arrays in batches.items():
+        batch = on_device(arrays, weights["shared.weight"].device)
+        logits, target = logits_of(weights, config, batch).float(), batch["target"]
+        loss, real = float(functional.cross_entropy(logits, target.flatten(), ignore_index=0)), int((target != 0).sum())
+        result[f"held_{name}"] = round(loss, 4)
+        if name != "copy":
+            total, pieces = total + loss * real, pieces + real
+            continue
+        wrong = ((logits.argmax(-1).view_as(target) != target) & (target != 0)).cpu().numpy()
+        rows = list(zip(arrays["target_place"], wrong, strict=True))
+        examples = sum(int(places.max()) for places, _ in rows)
+        failed = sum(len(np.unique(places[errors])) for places, errors in rows)
+        result["copy_exact"] = round(1 - failed / examples, 4)
     return {"held": round(total / pieces, 4), **result}

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from model import new_model
+from model import HEAD_WIDTH, Size, new_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -38,7 +38,8 @@ def figures(run: Path) -> dict[str, str]:
 def write(run: Path, tokenizer_folder: Path, folder: Path) -> None:
     """Write all files of the package to `folder`."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    model = new_model(tokenizer)
+    choices = json.loads((run / "choices.json").read_text(encoding="utf-8"))
+    model = new_model(tokenizer, Size(**{name: choices[name] for name in Size.__dataclass_fields__}))
     weights = load_file(run / "checkpoint" / "model.safetensors")
     model.load_state_dict(weights, strict=False)  # not strict: the tied copies of the embedding are not in the file
     absent = set(dict(model.named_parameters())) ^ set(weights)
@@ -51,7 +52,9 @@ def write(run: Path, tokenizer_folder: Path, folder: Path) -> None:
         shutil.copyfile(tokenizer_folder / name, folder / name)
     size = (folder / "model.safetensors").stat().st_size
     count = sum(weight.numel() for weight in weights.values())
-    shown = figures(run) | {"parameters": f"{count / 1e6:.2f} million", "megabytes": f"{size / 1e6:.1f}"}
+    shown = figures(run) | choices | {"parameters": f"{count / 1e6:.2f} million", "megabytes": f"{size / 1e6:.1f}"}
+    shown |= {"heads": choices["width"] // HEAD_WIDTH, "denoisers": choices["denoisers"].upper()}
+    shown["matrices_by"] = {"muon": "Muon", "adamw": "AdamW"}[choices["matrices_by"]]
     (folder / "README.md").write_text(CARD.read_text(encoding="utf-8").format(**shown), encoding="utf-8")
     if size > LARGEST:
         raise SystemExit(f"the weights take {size:,} bytes, more than {LARGEST:,}")

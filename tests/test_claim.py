@@ -41,6 +41,16 @@ def test_a_run_that_failed_at_once_leaves_nothing(tmp_path: Path):
     assert not (tmp_path / "runs" / "x").exists()
 
 
+def test_a_base_in_shares_takes_as_many_processes_again(tmp_path: Path):
+    out = stopped(tmp_path / "x", {**GIVEN, "shard_base": True})
+    (out / "checkpoints" / "step-00000005" / "state.json").write_text('{"made_of": {"ranks": 3}}')
+    command = f"`torchrun --nproc-per-node 3 -m seqtune resume {out}`"
+    assert claim.how_to_go_on(out) == f"step 5 is saved. {command} goes on from there"
+    with pytest.raises(InputError) as refused:
+        run.Run(out)
+    assert refused.value.mend == f"{command} goes on."
+
+
 def test_a_run_that_was_stopped_can_go_on_and_be_finished(tmp_path: Path):
     out = stopped(tmp_path / "x")
     assert run.is_unfinished(out)

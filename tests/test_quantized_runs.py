@@ -54,6 +54,15 @@ def test_the_manifest_says_which_base_it_was(run: seqtune.Run):
 
 
 @needs_bitsandbytes
+def test_the_plain_engine_trains_and_rehearses_it_and_says_so(rows_file: Path, wide_t5: Path, caplog):
+    caplog.set_level("INFO", logger="seqtune")
+    inputs = {"data_path": str(rows_file), "model_id": str(wide_t5), **KNOBS}
+    found = seqtune.build_driver({"start": "base"}).execute(["training_knobs", "training_settings"], inputs=inputs)
+    assert {found[name]["engine"] for name in found} == {"reference"}
+    assert caplog.text.count(f"engine: reference ({quantized.REASON})") == 1
+
+
+@needs_bitsandbytes
 def test_made_again_it_is_the_same(run: seqtune.Run):
     found = seqtune.rerun(run.path)
     assert found["same"], found

@@ -171,7 +171,7 @@ def how_to_go_on(out: str | Path) -> str:
     steps = sorted((Path(out) / run.CHECKPOINTS).glob("step-*"))
     if not steps:
         return "nothing was delivered"
-    return f"step {int(steps[-1].name.removeprefix('step-'))} is saved. `seqtune resume {out}` goes on from there"
+    return f"step {int(steps[-1].name.removeprefix('step-'))} is saved. `{run.how_to_resume(out)}` goes on from there"
 
 
 def _locked(out: Path, folder: Path) -> BaseFileLock:

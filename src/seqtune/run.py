@@ -101,7 +101,7 @@ class Run:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if is_unfinished(self.path) and not (self.path / MANIFEST).is_file():
-            raise InputError(f"{self.path}: this run is not finished", mend=f"`seqtune resume {self.path}` goes on.")
+            raise InputError(f"{self.path}: this run is not finished", mend=f"`{how_to_resume(self.path)}` goes on.")
         if not (self.path / MANIFEST).is_file():
             raise InputError(
                 f"{self.path}: no run directory ({MANIFEST} is missing)", mend="`seqtune finetune` makes one."
@@ -281,6 +281,19 @@ def is_unfinished(out: Path) -> bool:
         return begun["replaces"] == file_sha256(out / MANIFEST)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def how_to_resume(out: str | Path) -> str:
+    """The command that goes on with the unfinished run there; with several processes, where these share its base."""
+    folder, command = Path(out) / CHECKPOINTS, f"seqtune resume {out}"
+    try:
+        if not json.loads((folder / INPUTS).read_text(encoding="utf-8"))["inputs"].get("shard_base"):
+            return command
+        state = json.loads((max(folder.glob("step-*")) / "state.json").read_text(encoding="utf-8"))
+        processes = state["made_of"]["ranks"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet or damaged: `resume` says more
+        return command
+    return f"torchrun --nproc-per-node {processes} -m {command}"
 
 
 def is_finished(out: Path) -> bool:

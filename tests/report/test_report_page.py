@@ -84,6 +84,12 @@ def test_any_part_may_be_missing(there: dict[str, Any]):
     assert data_of(html)["sets"] == {}
 
 
+def test_of_a_base_in_shares_it_says_the_command_that_goes_on():
+    assert "nproc" not in text_of(page.render({}, None, {}))
+    shared = text_of(page.render({"settings": {"shard_base": True}}, None, {}))
+    assert "torchrun --nproc-per-node N -m seqtune resume RUN goes on" in shared
+
+
 @pytest.mark.parametrize("key", list(manifest()))
 def test_any_key_of_the_manifest_may_be_missing(key: str):
     whole = manifest()

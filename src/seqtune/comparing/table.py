@@ -11,6 +11,7 @@ from rich.text import Text
 
 from seqtune.comparing.listing import sparkline
 from seqtune.metrics import LESS_IS_BETTER, METRIC_LABELS
+from seqtune.run import how_to_resume
 from seqtune.terminal import clean, output
 
 #: What each section of differences is called.
@@ -85,7 +86,7 @@ def show_runs(rows: Sequence[Mapping[str, Any]]) -> None:
         )
     for row in rows:
         if row["state"] == "stopped":
-            line = f"{clean(row['name'])}: not finished; `seqtune resume {clean(row['path'])}` goes on"
+            line = f"{clean(row['name'])}: not finished; `{clean(how_to_resume(row['path']))}` goes on"
             console.print(Text(line, "yellow"), soft_wrap=True)
         elif row["state"] == "damaged":
             console.print(Text(f"{clean(row['name'])}: can't be read ({clean(row['reason'])})", "red"), soft_wrap=True)

@@ -46,6 +46,7 @@ def base_model(
 @config.when(start="base")
 @cache(behavior="recompute")
 def training_knobs__base(
+    base_checkpoint: BaseCheckpoint,
     learning_rate: float = DEFAULT.learning_rate,
     num_train_epochs: float = DEFAULT.num_train_epochs,
     max_steps: int | None = DEFAULT.max_steps,
@@ -66,8 +67,11 @@ def training_knobs__base(
     seeds: int = DEFAULT.seeds,
     random_state: int = DEFAULT.random_state,
 ) -> dict[str, Any]:
-    """How to train, as it was asked for."""
-    return settings.validated(locals())
+    """How to train, as it was asked for; by the plain engine where the base is in 4 bits, or in shares."""
+    knobs = locals()
+    in_4bit = knobs.pop("base_checkpoint").load_in_4bit
+    asked_for = settings.validated(knobs)
+    return quantized.with_plain_engine(asked_for) if in_4bit else sharding.settled(asked_for)
 
 
 @config.when(start="base")
@@ -172,19 +176,12 @@ def rehearsing__base(
 @cache(behavior="recompute")
 def training_settings__base(
     training_knobs: dict[str, Any],
-    base_checkpoint: BaseCheckpoint,
     tokenized_train: Dataset,
     rehearsing: Deferred,
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given.
-
-    A base in 4 bits, or in shares, is trained by the plain engine.
-    """
-    settled = sharding.settled(training_knobs)
-    if base_checkpoint.load_in_4bit:
-        settled = quantized.with_plain_engine(settled)
-    return fitted(settled, len(tokenized_train), rehearsing, checkpoints.folder)
+    """How to train: as it was asked for, with as many steps as fit into `minutes` where these are given."""
+    return fitted(training_knobs, len(tokenized_train), rehearsing, checkpoints.folder)
 
 
 @config.when(start="base")

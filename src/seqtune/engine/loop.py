@@ -125,10 +125,8 @@ def train(
         InputError: the checkpoints there belong to a run that was made of something else; or as `sharding.check`.
     """
     sharding.check(settings, ranks.size)
-    in_4bit = quantized.is_quantized(model)
-    if in_4bit:
-        quantized.compute_in(model, precision)
-    fast = settings["engine"] == "fast" and not in_4bit
+    quantized.compute_in(model, precision)
+    fast = settings["engine"] == "fast"
     checkpoints = (checkpoints if ranks.first else None) or Checkpoints()
     made_of = {**(made_of or {}), "ranks": ranks.size}
     plan = Plan.of(stream.rows if stream is not None else len(train_rows), settings)
@@ -345,9 +343,6 @@ def _paths(
     seed = ranks.seed(settings["random_state"])
     plain = speed.FastPaths(shards.forward(loss.forward), speed.Dice(seed))
     if settings["engine"] != "fast":
-        return plain
-    if quantized.is_quantized(model):
-        say(f"the plain engine trains: {quantized.REASON}")
         return plain
     shortest = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]) + len(rows[row]["labels"]))[:2]
     few = batching.collate([rows[row] for row in shortest], pad_token_id, device)

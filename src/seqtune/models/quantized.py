@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqtune.errors import InputError
 from seqtune.models.sharing import shared_copy
+from seqtune.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ def settled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def compute_in(model: nn.Module, precision: str) -> None:
-    """Let the 4-bit layers of this model unpack to, and multiply in, ``fp32`` or ``bf16``. It is fp32 unless told."""
+    """Let 4-bit layers of this model, if any, unpack to, and multiply in, ``fp32`` or ``bf16``; fp32 unless told."""
     import torch
 
     for _, layer in _layers(model):
@@ -133,7 +134,8 @@ def size(weight: torch.Tensor) -> int:
 
 
 def with_plain_engine(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of training as they are for a base in 4 bits."""
+    """The settings of training as they are for a base in 4 bits. They tell the loop, which does not look by itself."""
+    say(f"engine: reference ({REASON})")
     return {**training, "engine": "reference"}
 
 

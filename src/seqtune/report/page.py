@@ -147,6 +147,7 @@ def heading(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "trained_on": dig(manifest, "data", "splits", "train"),
         "created": dig(manifest, "created", default=""),
         "notes": dig(manifest, "data", "warnings", default=[]),
+        "launcher": "torchrun --nproc-per-node N -m " if dig(manifest, "settings", "shard_base") is True else "",
     }  # fmt: skip
 
 

@@ -71,10 +71,11 @@ def finetune(
     if rank == 0:  # who says what is wrong with the settings
         sharding.check(given, processes if on is None else workers)
     if on is not None:
-        if live or track:
-            name = "live" if live else "track"
-            raise InputError(f"{name}: has no use with --on", mend="Leave one of them out.")
-        return _finetuned(given, lambda inputs: on_ray.delivered(inputs, on, workers, storage))
+
+        def sent(inputs: dict[str, Any], *watchers: Any) -> Path:
+            return on_ray.delivered(inputs, on, workers, storage, watchers)
+
+        return _finetuned(given, (lambda inputs: _executed_live(inputs, sent)) if live else sent, track)
     with timed():
         if launched.several():
             if live:
@@ -319,10 +320,10 @@ def _executed(inputs: dict[str, Any], *watchers: Any) -> Path:
     return Path(delivered["save_best_models"]["path"])
 
 
-def _executed_live(inputs: dict[str, Any]) -> Path:
-    """`_executed`, with a page to look on."""
+def _executed_live(inputs: dict[str, Any], execute: Callable[..., Path] = _executed) -> Path:
+    """Executed, with a page to look on."""
     with served(Path(inputs["checkpoints_path"]), Path(inputs["out"]).absolute().name) as watcher:
-        return _executed(inputs, watcher)
+        return execute(inputs, watcher)
 
 
 def _leave_report(out: Path, report_text: TextPolicy) -> None:

@@ -13,14 +13,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqtune.cluster.steps import Halves
 from seqtune.cluster.storage import Storage, with_endpoint
 from seqtune.errors import InputError, RunError
-from seqtune.progress import advance, say, warn
+from seqtune.progress import advance, say, show, warn
 
 JOB, LOG = "job", "ray.log"
 
@@ -42,7 +42,9 @@ def check(on: str | None, workers: int | None, storage: str | None = None) -> No
         raise InputError("Ray is not installed", mend="pip install 'seqtune[ray]'")
 
 
-def delivered(inputs: Mapping[str, Any], on: str, workers: int | None, storage: str | None = None) -> Path:
+def delivered(
+    inputs: Mapping[str, Any], on: str, workers: int | None, storage: str | None = None, adapters: Sequence[Any] = ()
+) -> Path:
     """The run of the dataflow, its training on the cluster; returns the run directory.
 
     Args:
@@ -50,12 +52,13 @@ def delivered(inputs: Mapping[str, Any], on: str, workers: int | None, storage: 
         on: ``ray`` or an address.
         workers: how many.
         storage: a URI, where the workers do not see the run directory.
+        adapters: of the dataflow's driver.
 
     Raises:
         InputError: the storage can't be used.
         RunError: training failed, or the cluster is gone.
     """
-    halves = Halves(inputs)
+    halves = Halves(inputs, adapters)
     checkpoints, job = halves.checkpoints, halves.job()
     if checkpoints.folder is None:
         raise InputError("checkpoints_path is needed to train on Ray")
@@ -74,11 +77,14 @@ def delivered(inputs: Mapping[str, Any], on: str, workers: int | None, storage: 
         "gpu": job.device == "cuda",
         "storage": shelf.uri if shelf is not None else None,
     }
-    ended_at = None
+    ended_at, log = None, list[dict[str, Any]]()
     try:
         for line in lines_of("seqtune.cluster.ray_driver", on, workers, told, folder / LOG):
             if line["what"] == "trained":
                 ended_at = line["step"]
+            elif line["what"] == "log":  # workers that were started again repeat what came behind their checkpoint
+                log[:] = [*(each for each in log if each["step"] < line["lines"][0]["step"]), *line["lines"]]
+                show(log)
             _listen(line)
     finally:
         if shelf is not None:

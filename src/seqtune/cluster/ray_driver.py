@@ -1,7 +1,7 @@
 """The process that talks to Ray: told what to do on standard input, it tells what happens on standard output.
 
-A line is a JSON object: ``{"what": "progress" | "say" | "warn" | "answer" | "trained" | "trial" |
-``"failed" | "end", …}``.
+A line is a JSON object: ``{"what": "progress" | "say" | "warn" | "log" | "answer" | "trained" |
+``"trial" | "failed" | "end", …}``.
 """
 
 from __future__ import annotations

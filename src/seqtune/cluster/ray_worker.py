@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -39,13 +40,19 @@ def train(told: dict[str, Any]) -> None:
     logger = logging.getLogger("seqtune")
     logger.setLevel(logging.INFO if ranks.first else logging.ERROR)
     logger.handlers = [Speaking()]
-    heard = {"last": 0.0}
+    heard = {"last": 0.0, "shown": 0.0, "lines": 0}
 
     def report(seen: progress.Progress) -> None:
         now = time.monotonic()
         if ranks.first and (now - heard["last"] > 0.1 or seen.done == seen.total):
             heard["last"] = now
             queue.put({"what": "progress", **asdict(seen)})
+
+    def shown(log: Sequence[dict[str, Any]], model: Any) -> None:
+        now, own = time.monotonic(), log[int(heard["lines"]) :]
+        if ranks.first and own and (now - heard["shown"] > 0.5 or "validation_loss" in own[-1]):
+            heard.update(shown=now, lines=len(log))
+            queue.put({"what": "log", "lines": [dict(line) for line in own]})
 
     when = {name: told[name] for name in ("save_steps", "save_minutes", "allow_changed")}
     try:
@@ -63,6 +70,7 @@ def train(told: dict[str, Any]) -> None:
             else:
                 kept = Checkpoints(folder, **when)
             stack.enter_context(progress.listening(report))
+            stack.enter_context(progress.watching(shown))
             _, state = job.train(ranks, kept)
         if ranks.first:
             queue.put({"what": "trained", "step": state.step})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from seqtune.engine.job import Job, plain_config
 from seqtune.engine.state import TrainState
 from seqtune.errors import InputError
 from seqtune.generation import pad_token_id
-from seqtune.run import TrainedAdapter
+from seqtune.report import facts
+from seqtune.run import TrainedAdapter, write_json
 from seqtune.settings import validated
 
 #: The node in the middle.
@@ -30,15 +31,18 @@ class Halves:
 
     Args:
         inputs: of the dataflow.
+        adapters: of Hamilton's driver, for both halves.
     """
 
-    def __init__(self, inputs: Mapping[str, Any]):
+    def __init__(self, inputs: Mapping[str, Any], adapters: Sequence[Any] = ()):
         self.sharded: bool = validated({"shard_base": inputs.get("shard_base", False)})["shard_base"]
-        self.driver = build_driver({"start": "base"}, *([on_host] if self.sharded else []))
+        self.driver = build_driver({"start": "base"}, *([on_host] if self.sharded else []), adapters=adapters)
         upstream = self.driver.what_is_upstream_of(TRAINING)
         self.inputs = dict(inputs)
         names = [node.name for node in upstream if not node.is_external_input and node.name != TRAINING]
         self.found: dict[str, Any] = self.driver.execute(names, inputs=self.inputs)
+        if self.checkpoints.folder is not None:  # for the page of a run that is stopped
+            write_json(self.checkpoints.folder / facts.KEPT, facts.manifest(self.found))
 
     @property
     def checkpoints(self) -> Checkpoints:

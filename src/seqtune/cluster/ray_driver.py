@@ -83,8 +83,11 @@ def _connect(on: str) -> None:
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         else:
             ray.init(address=on, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # the plain one is what Ray raises where it does not start
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if on == "ray":
+            mend = "It gives up on a machine that is full of other work: try again later, or without --on ray."
+            raise RunError("Ray did not start on this machine", [reason], mend) from None
         raise RunError(
             f"{on}: no Ray cluster can be reached", [reason], "Check the address, or leave it out."
         ) from None

@@ -135,7 +135,10 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--measure-every", type=int, default=400)
     parser.add_argument("--save-every", type=int, default=500)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.measure_every % args.log_every or args.save_every % args.log_every:
+        parser.error("--measure-every and --save-every are multiples of --log-every")  # its sums are not saved
+    train(args)
 
 
 if __name__ == "__main__":

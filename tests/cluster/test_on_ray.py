@@ -18,7 +18,7 @@ import pytest
 import seqtune
 from seqtune.cluster import on_ray
 from seqtune.cluster.storage import Storage, with_endpoint
-from seqtune.errors import InputError
+from seqtune.errors import InputError, RunError
 from seqtune.run import Run, is_unfinished
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -158,3 +158,19 @@ def test_no_cluster_at_that_address(rows_file: Path, still_t5: Path, tmp_path: P
 
     with pytest.raises(RunError, match="no Ray cluster can be reached"):
         list(on_ray.lines_of("seqtune.cluster.ray_driver", "ray://127.0.0.1:1", 1, said, tmp_path / "log"))
+
+
+@pytest.mark.parametrize(
+    ("on", "said"), [("ray", "Ray did not start on this machine"), ("10.0.0.9:1", "no Ray cluster")]
+)
+def test_a_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch, on: str, said: str):
+    """Ray raises the plain exception then; no cluster was there to be gone."""
+    from seqtune.cluster import ray_driver
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_driver.ray, "init", init)
+    with pytest.raises(RunError, match=said) as raised:
+        ray_driver._connect(on)
+    assert raised.value.details == ["The current node timed out during startup."]

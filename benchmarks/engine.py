@@ -14,8 +14,8 @@ reference  seqtune, engine=reference, precision=auto
 fast fp32  seqtune, engine=fast, precision=fp32
 fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_length, as the trainer
 
-`--variants "trainer sdpa"` is the trainer with fused attention for T5 too. With `--device cuda` all variants run in this
-process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
+`--variants "trainer sdpa"` is the trainer with fused attention for T5 too. With `--device cuda` all variants run in
+this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ reference  seqtune, engine=reference, precision=auto
 fast fp32  seqtune, engine=fast, precision=fp32
 fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_length, as the trainer
 
-`--variants "trainer sdpa"` is the trainer with fused attention for T5 too. With `--device cuda` all variants run in
+`--variants "trainer sdpa"` is the trainer with fused attention for T5 too, `"trainer compile"` that
+with torch_compile. With `--device cuda` all variants run in
 this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
 """
 
@@ -38,8 +39,9 @@ SHAPES = ("flan-t5-small", "mt5-small", "flan-t5-base", "bart-base")
 ROWS_PER_STEP = 8
 #: Steps that are timed; as many as leave the slow variants a minute or two.
 STEPS = {"ancestor": 3, "trainer": 12, "reference": 12, "fast fp32": 12, "fast": 80}
-GPU_STEPS = 40
 WARM_UP = {"fast": 4}
+#: The same on a GPU. Most shapes of batches are recorded (`speed.graphs`) within the first epoch.
+GPU_STEPS, GPU_WARM_UP = {"fast": 60}, {"fast": 80}
 
 
 def worker(
@@ -64,8 +66,8 @@ def worker(
     torch.manual_seed(0)
     model = adapters.attach(base, adapters.lora_config(base, shape, settings), shape).to(device)
     rows = json.loads(Path(rows_file).read_text())
-    warm = 5 if on_gpu else WARM_UP.get(variant, 1)
-    timed_steps = GPU_STEPS if on_gpu else STEPS[variant]
+    warm = GPU_WARM_UP.get(variant, 5) if on_gpu else WARM_UP.get(variant, 1)
+    timed_steps = GPU_STEPS.get(variant, 30) if on_gpu else STEPS[variant]
     run = by_trainer if variant.startswith(("ancestor", "trainer")) else by_seqtune
     measured = run(variant, model, rows, warm + timed_steps, device, rows_per_step)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -104,7 +106,8 @@ def by_trainer(
     source, target = (int(np.percentile([len(r[k]) for r in rows], 95)) for k in ("input_ids", "labels"))
     measured: dict[str, Any] = {"seconds": [], "lengths": [], "positions": []}
     if best and "T5" in type(inner).__name__:
-        inner.set_attn_implementation("sdpa" if variant.endswith("sdpa") else "eager")
+        inner.set_attn_implementation("eager" if variant == "trainer" else "sdpa")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # plans anew for each shape: 5 times slower than no fused attention
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
         if not best:
@@ -136,6 +139,7 @@ def by_trainer(
         learning_rate=1e-3,
         lr_scheduler_type="constant",
         bf16=best,
+        torch_compile=variant.endswith("compile"),
         train_sampling_strategy="group_by_length" if best else "random",
         length_column_name="length",
         use_cpu=device == "cpu",
@@ -160,6 +164,7 @@ def by_seqtune(
     import torch
 
     from seqtune.engine import batching, hardware, loop
+    from seqtune.engine.speed import graphs
     from seqtune.settings import DEFAULT
 
     device = torch.device(device_type)
@@ -173,9 +178,12 @@ def by_seqtune(
     passes: list[tuple[list[tuple[int, int]], int]] = []
     made = batching.collate
 
-    def collate(batch: list[dict[str, Any]], pad: int, device: Any = None) -> dict[str, Any]:
-        tensors = made(batch, pad, device)
-        positions = tensors["input_ids"].numel() + tensors["labels"].numel()
+    def collate(batch: list[dict[str, Any]], pad: int, place: Any = None) -> dict[str, Any]:
+        tensors = made(batch, pad, place)
+        widths = [tensors[name].shape[1] for name in ("input_ids", "labels")]
+        if variant == "fast" and device.type == "cuda":
+            widths = [graphs.rounded(width) for width in widths]
+        positions = len(batch) * sum(widths)
         passes.append(([(len(r["input_ids"]), len(r["labels"])) for r in batch], positions))
         return tensors
 
@@ -184,16 +192,17 @@ def by_seqtune(
         model, rows, rows[:2], settings, device=device, precision=precision, pad_token_id=model.config.pad_token_id
     )
     batching.collate = made
-    lengths, positions = [], []
+    lengths: list[list[tuple[int, int]]] = []
+    positions: list[int] = []
     log = state.log[1:]
-    at = next(i for i in range(len(passes)) if sum(len(p[0]) for p in passes[i:]) <= rows_per_step * steps + 2)
-    for _ in log:  # the first passes were the check and the validation loss
-        lengths.append([])
-        positions.append(0)
-        while len(lengths[-1]) < rows_per_step:
-            lengths[-1] += passes[at][0]
-            positions[-1] += passes[at][1]
-            at += 1
+    del passes[-1]  # the last validation loss
+    for line in reversed(log):  # the first passes were the check and the validation loss before the first step
+        lengths.insert(0, [])
+        positions.insert(0, 0)
+        while sum(s + t for s, t in lengths[0]) < line["tokens"]:
+            of_rows, number = passes.pop()
+            lengths[0] += of_rows
+            positions[0] += number
     return {
         "seconds": [line["seconds"] for line in log],
         "lengths": lengths,
@@ -282,6 +291,8 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    import shapes
+
     data = arguments.data or Path(__file__).parents[1] / "examples" / "support.json"
     if arguments.worker:
         print(json.dumps(worker(*arguments.worker)))
@@ -290,8 +301,6 @@ def main() -> None:
         print(json.dumps(matrix_peak()))
         return
     if arguments.prepare:
-        import shapes
-
         shape, target = arguments.prepare
         vocabulary = shapes.SHAPES[shape][1].vocab_size
         Path(target).write_text(json.dumps(shapes.rows(data, *arguments.keys, arguments.rows, vocabulary)))
@@ -302,9 +311,10 @@ def main() -> None:
     peaks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for shape in arguments.shapes:
-            file = Path(folder) / f"{shape}.json"
+            file = Path(folder) / f"{shapes.SHAPES[shape][1].vocab_size}.json"
             common = ["--data", str(data), "--keys", *arguments.keys, "--rows", str(arguments.rows)]
-            measured_in_a_process([*common, "--prepare", shape, str(file)])
+            if not file.exists():
+                measured_in_a_process([*common, "--prepare", shape, str(file)])
             results[shape] = {variant: [] for variant in arguments.variants}
             on_gpu = arguments.device != "cpu"
             for turn in range(arguments.rounds):

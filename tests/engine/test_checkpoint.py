@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_loop import CPU, Setup, weights_of
+from test_loop import Setup, weights_of
 from torch import Tensor
 
 from seqtune.durable import Disk
@@ -330,28 +331,33 @@ class KillsAfter(Checkpoints):
             raise Killed
 
 
-def run_of(setup: Setup, engine: str, precision: str, checkpoints: Checkpoints | None = None, **knobs: Any):
+def run_of(
+    setup: Setup, engine: str, precision: str, checkpoints: Checkpoints | None = None, device: str = "cpu", **knobs: Any
+):
     """Weights and log of a run of 9 steps in epochs of 3 with all dropout on; the log without its times."""
     settings = {
         **DEFAULT.model_dump(), "learning_rate": 1e-2, "engine": engine, "per_device_train_batch_size": 4,
         "max_steps": 9, "eval_steps": 2, "early_stopping_patience": 0, **knobs,
     }  # fmt: skip
-    with hardware.seeded(settings["random_state"], CPU):
+    place = torch.device(device)
+    with hardware.seeded(settings["random_state"], place):
         model = setup.adapted(lora_dropout=0.1)
+        if device != "cpu":
+            model = copy.deepcopy(model).to(place)
         done = loop.train(
-            model, setup.rows[:12], setup.rows[12:], settings, device=CPU, precision=precision, pad_token_id=0,
+            model, setup.rows[:12], setup.rows[12:], settings, device=place, precision=precision, pad_token_id=0,
             checkpoints=checkpoints, made_of=MADE_OF,
         )  # fmt: skip
     return weights_of(model), [{k: v for k, v in line.items() if "seconds" not in k} for line in done.log], done
 
 
-def interrupted(setup: Setup, engine: str, precision: str, folder: Path, at: int):
+def interrupted(setup: Setup, engine: str, precision: str, folder: Path, at: int, device: str = "cpu"):
     kills = KillsAfter(folder, save_steps=1)
     kills.step = at
     folder.mkdir()
     with pytest.raises(Killed):
-        run_of(setup, engine, precision, kills)
-    return run_of(setup, engine, precision, Checkpoints(folder, save_steps=1))
+        run_of(setup, engine, precision, kills, device)
+    return run_of(setup, engine, precision, Checkpoints(folder, save_steps=1), device)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -369,6 +375,17 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
     assert same(weights, resumed)
     assert log == resumed_log
     assert done.resumed_at == [at]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+@pytest.mark.parametrize(("engine", "precision"), [("fast", "bf16"), ("fast", "fp32")])
+@pytest.mark.parametrize("at", [1, 5, 8])
+def test_on_a_gpu_too(setup: Setup, engine: str, precision: str, at: int, tmp_path: Path):
+    """There a shape is recorded the second time it comes, counted anew by a run that goes on."""
+    weights, log, _ = run_of(setup, engine, precision, device="cuda")
+    resumed, resumed_log, _ = interrupted(setup, engine, precision, tmp_path / "c", at, "cuda")
+    assert same(weights, resumed)
+    assert log == resumed_log
 
 
 def test_a_finished_training_is_not_done_again(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

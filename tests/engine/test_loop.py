@@ -178,7 +178,7 @@ def test_a_fast_engine_that_is_wrong_is_not_used(
     losses = {}
     for wrong in (False, True):
         if wrong:
-            monkeypatch.setattr(loop.speed, "without_logits", lambda _: lambda m, batch: loss.forward(m, batch) * 1.1)
+            monkeypatch.setattr(loop.speed, "without_logits", lambda *_: lambda m, batch: loss.forward(m, batch) * 1.1)
         with caplog.at_level("WARNING"), hardware.seeded(0, CPU):
             model = without_dropout(setup.adapted())
             state = loop.train(

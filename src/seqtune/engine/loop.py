@@ -150,7 +150,10 @@ def train(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     adapter = [weight for weight in model.parameters() if weight.requires_grad]
     adamw = torch.optim.AdamW(
-        adapter, lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=on_cpu
+        adapter,
+        lr=settings["learning_rate"],
+        weight_decay=settings["weight_decay"],
+        fused=fast and device.type in ("cpu", "cuda"),
     )
     shape = settings["lr_scheduler_type"].replace("constant", "constant_with_warmup")  # the plain one has none
     scheduler = get_scheduler(shape, adamw, plan.warmup_steps, plan.total_steps)

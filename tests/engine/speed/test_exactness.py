@@ -12,7 +12,8 @@ import tiny_models
 from seqtune.data import tokens
 from seqtune.engine import loss, speed
 from seqtune.engine.batching import collate
-from seqtune.engine.speed import native
+from seqtune.engine.speed import native, on_gpu
+from seqtune.engine.speed.head import without_logits
 from seqtune.models import families
 from seqtune.models.sharing import shared_copy
 
@@ -73,6 +74,19 @@ def test_fp32_is_exact(family: str, targets: str):
     by_loss, by_gradient = compared(adapted(family, **knobs), collate(rows(family), 0), "fp32")
     assert by_loss < 1e-5
     assert by_gradient < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_the_layers_for_a_gpu_are_exact(family: str, dtype: torch.dtype):
+    """PyTorch's operators, which are the same on a CPU."""
+    model, batch = adapted(family, target_modules="all-linear").eval().to(dtype), collate(rows(family), 0)
+    nll, gradient = step(model, batch, loss.forward)
+    with on_gpu.norms(model, dtype), on_gpu.feed_forward(model), on_gpu.lora(model, dtype):
+        fast_nll, fast_gradient = step(model, batch, without_logits({}))
+    assert not torch.equal(fast_gradient, gradient)  # other operators: they were used
+    assert float(((fast_nll - nll) / nll).abs().max()) < 1e-5
+    assert float((fast_gradient - gradient).norm() / gradient.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)

@@ -13,6 +13,9 @@
 | ``attention`` | bias, mask, softmax and dropout in one pass | `attention` |
 | ``lora`` | a layer and its adapter as one function | `lora` |
 | ``head`` | output layer and loss without the logits | `head` |
+| ``graphs`` | on a GPU: a pass's kernels recorded, and played as one | `graphs` |
+
+On a GPU ``weights`` and ``head`` are the same, ``norms``, ``feed_forward``, ``attention`` and ``lora`` are `on_gpu`'s.
 
 Batches sorted by length are `batching.epoch_order`'s. Every way hangs on objects of one model or is put back when the
 `fast_paths` block ends; none copies a model's code. Before the first step the fast loss is compared with the plain one
@@ -33,11 +36,13 @@ from torch import Tensor
 
 from seqtune.engine import loss
 from seqtune.engine.batching import IGNORED
+from seqtune.engine.speed import on_gpu
 from seqtune.engine.speed.allocator import pooled_memory
 from seqtune.engine.speed.attention import fused_attention
 from seqtune.engine.speed.dropout import Dice, cheap_dropout
 from seqtune.engine.speed.feed_forward import fused_feed_forward
-from seqtune.engine.speed.head import can_stop_at_head, without_logits
+from seqtune.engine.speed.graphs import Graphs, can_be_recorded
+from seqtune.engine.speed.head import can_stop_at_head, up_to_head, without_logits
 from seqtune.engine.speed.linear import PackedWeight, any_rows, packed_weights
 from seqtune.engine.speed.lora import fused_lora
 from seqtune.engine.speed.norms import fused_norms
@@ -60,6 +65,7 @@ TRICKS = (
     "lora",
     "rows",
     "head",
+    "graphs",
 )
 
 #: Largest difference of a row's fast loss from the plain one of the same precision, relative to that loss and a nat for
@@ -88,7 +94,7 @@ def fast_paths(
 
     Args:
         model: with its adapter in it.
-        device: on anything but a CPU only ``weights`` and ``head`` apply.
+        device: CPU and CUDA have ways of their own; on others only ``weights`` and ``head`` apply.
         precision: ``fp32`` or ``bf16``.
         seed: of dropout's random numbers.
         without: names of `TRICKS` to leave out; for measuring what each of them gains.
@@ -103,27 +109,42 @@ def fast_paths(
         packed.update(packed_weights(inner) if precision == "bf16" else {})
         return any_rows(inner, packed)
 
-    ways: dict[str, Callable[[], Any]] = {
-        "memory": pooled_memory,
-        "products": lambda: fast_fp32_products(on_cpu and precision == "fp32"),
-        "rows": with_packed_weights,
-        "weights": lambda: bf16_weights(inner, packed),
-        "dropout": lambda: cheap_dropout(dice),
-        "norms": lambda: fused_norms(model, dtype),
-        "residual": lambda: fused_residual(model, dice, dtype),
-        "feed_forward": lambda: fused_feed_forward(model, dice, packed),
-        "attention": lambda: fused_attention(inner, dice),
-        "lora": lambda: fused_lora(model, dice, dtype, packed),
-    }
-    anywhere = {"weights"} if precision == "bf16" else set()
-    chosen = [name for name in ways if name not in without and (name in anywhere or (on_cpu and name != "weights"))]
+    ways: dict[str, Callable[[], Any]] = {}
+    if on_cpu:
+        ways = {
+            "memory": pooled_memory,
+            "products": lambda: fast_fp32_products(precision == "fp32"),
+            "rows": with_packed_weights,
+            "weights": lambda: bf16_weights(inner, packed),
+            "dropout": lambda: cheap_dropout(dice),
+            "norms": lambda: fused_norms(model, dtype),
+            "residual": lambda: fused_residual(model, dice, dtype),
+            "feed_forward": lambda: fused_feed_forward(model, dice, packed),
+            "attention": lambda: fused_attention(inner, dice),
+            "lora": lambda: fused_lora(model, dice, dtype, packed),
+        }
+    elif device.type == "cuda":
+        ways = {
+            "weights": lambda: bf16_weights(inner),
+            "norms": lambda: on_gpu.norms(model, dtype),
+            "feed_forward": lambda: on_gpu.feed_forward(model),
+            "attention": on_gpu.attention,
+            "lora": lambda: on_gpu.lora(model, dtype),
+        }
+    else:
+        ways = {"weights": lambda: bf16_weights(inner)}
+    if precision != "bf16":
+        ways.pop("weights")
+    chosen = [name for name in ways if name not in without]
     with ExitStack() as stack:
         for name in chosen:
             stack.enter_context(ways[name]())
         stop = "head" not in without and can_stop_at_head(inner)
         if not stop and "head" not in without:
             say("the output layer is no plain frozen one: its loss is worked out from whole logits, which is slower")
-        forward = without_logits(packed) if stop else loss.forward
+        played = device.type == "cuda" and stop and "graphs" not in without and can_be_recorded(inner)
+        reach = Graphs(up_to_head, inner.config.pad_token_id) if played else up_to_head
+        forward = without_logits(packed, reach) if stop else loss.forward
         yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice)
 
 

@@ -87,7 +87,7 @@ def fused_feed_forward(model: nn.Module, dice: Dice, weights: dict[int, PackedWe
     Yields:
         How many there are.
     """
-    found = [module for module in model.modules() if _is_gated(module)] if native.kernels() is not None else []
+    found = [module for module in model.modules() if is_gated(module)] if native.kernels() is not None else []
     with replaced_forward(found, lambda module: _forward(module, dice, weights)):
         yield len(found)
 
@@ -111,7 +111,8 @@ def _forward(module: Any, dice: Dice, weights: dict[int, PackedWeight]) -> Any:
     return forward
 
 
-def _is_gated(module: nn.Module) -> bool:
+def is_gated(module: nn.Module) -> bool:
+    """Whether it is a layer that `gated_gelu` is part of."""
     return (
         type(module).__name__.endswith("T5DenseGatedActDense")
         and isinstance(getattr(module, "act", None), NewGELUActivation)

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from seqtune.engine import loss
 from seqtune.engine.batching import IGNORED
 from seqtune.engine.speed import native
+from seqtune.engine.speed.graphs import UpToHead
 from seqtune.engine.speed.linear import PackedWeight, product
 from seqtune.engine.speed.patching import replaced_forward
 
-#: Rows of logits in work at a time: fewer do not keep the vector units busy, more leave the cache.
-CHUNK_ROWS = 256
+#: Rows of logits in work at a time: fewer do not keep the vector units busy, more leave the cache. A GPU's are busy
+#: with more, and half a gigabyte of logits (mT5, bf16) has room there.
+CHUNK_ROWS = {"cpu": 256, "elsewhere": 1024}
 
 #: The last chunk is filled up to a multiple of this: oneDNN compiles a kernel for each number of rows it meets.
 STEP_ROWS = 64
@@ -39,27 +41,33 @@ VOCABULARY_PART = 1024
 OVERFLOWS = 1e30
 
 
-def without_logits(packed: Mapping[int, PackedWeight]) -> loss.Forward:
-    """What `loss.forward` gives, without the logits: row sums of the negative log-likelihood, fp32 [B].
+def up_to_head(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The hidden states that the model would give to its output layer, [B, T, D].
 
-    The model runs up to its output layer, which is left by an exception: whatever the model's code would do behind it
-    is done here, for the positions that count alone.
+    The model's code is left by an exception: what it would do behind that layer is the caller's.
+    """
+    inner = _inner(model)
+    with _stopping_at(inner.get_output_embeddings()):
+        try:
+            loss.forward(model, batch)
+        except _HeadReached as reached:
+            return reached.hidden
+    raise RuntimeError(f"{type(inner).__name__} never called its output layer")
+
+
+def without_logits(packed: Mapping[int, PackedWeight], hidden_states: UpToHead = up_to_head) -> loss.Forward:
+    """What `loss.forward` gives, without the logits: row sums of the negative log-likelihood, fp32 [B].
 
     Args:
         packed: weights by the id of their layer; the head's is used if it is there.
+        hidden_states: `up_to_head`, or what stands in for it.
     """
 
     def row_nll(model: Any, batch: dict[str, Tensor]) -> Tensor:
-        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = _inner(model)
         head = inner.get_output_embeddings()
         labels_BT = batch["labels"]
-        with _stopping_at(head):
-            try:
-                loss.forward(model, batch)
-            except _HeadReached as reached:
-                hidden_BTD = reached.hidden
-            else:
-                raise RuntimeError(f"{type(inner).__name__} never called its output layer")
+        hidden_BTD = hidden_states(model, batch)
         counts_BT = labels_BT != IGNORED
         hidden_ND, labels_N = hidden_BTD[counts_BT], labels_BT[counts_BT]
         bias_V = _bias(inner, head)
@@ -81,6 +89,10 @@ def can_stop_at_head(model: Any) -> bool:
     return type(head) is nn.Linear and not head.weight.requires_grad
 
 
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 class _HeadReached(Exception):  # noqa: N818 (not an error: it carries the hidden states out of the model's forward)
     """Raised in place of the output layer."""
 
@@ -98,9 +110,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels = F.pad(labels_N, (0, filled))
         nll = hidden.new_empty(N + filled, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        logits = hidden.new_empty(min(CHUNK_ROWS, N + filled), V)
-        for start in range(0, N + filled, CHUNK_ROWS):
-            part = slice(start, min(N + filled, start + CHUNK_ROWS))
+        chunk = CHUNK_ROWS["cpu" if hidden.device.type == "cpu" else "elsewhere"]
+        logits = hidden.new_empty(min(chunk, N + filled), V)
+        for start in range(0, N + filled, chunk):
+            part = slice(start, min(N + filled, start + chunk))
             weighted = torch.mm(hidden[part], W_VD.t(), out=logits[: part.stop - start])
             weighted, inverse = _exponentials(weighted, labels[part], bias_V, nll[part])
             if gradient is not None:
@@ -203,12 +216,17 @@ def _bias(model: Any, head: Any) -> Tensor | None:
 
 
 def _exponentials(logits_NV: Tensor, labels_N: Tensor, bias_V: Tensor | None, nll_N: Tensor) -> tuple[Tensor, Tensor]:
-    """``e^(logit - row maximum)`` in the place of the logits, and 1 over their row sums; fills ``nll_N``."""
+    """``e^(logit - c)`` for some c of each row, and 1 over their row sums; fills ``nll_N``. The logits may be gone."""
     if native.takes(logits_NV) and native.kernels() is not None:
         inverse_N = torch.empty(len(logits_NV), dtype=torch.float32)
         name = "cross_entropy_" + native.suffix(logits_NV)
         native.call(name, logits_NV, labels_N, bias_V, nll_N, inverse_N, *logits_NV.shape)
         return logits_NV, inverse_N
+    if logits_NV.device.type == "cuda" and bias_V is None:
+        with torch.autocast("cuda", enabled=False):  # it would cast all logits first; this is one kernel
+            probabilities_NV = F.log_softmax(logits_NV, dim=1, dtype=torch.float32)
+        nll_N.copy_(-probabilities_NV.gather(1, labels_N[:, None])[:, 0])
+        return probabilities_NV.exp_(), torch.ones_like(nll_N)
     logits_NV = logits_NV.float() if bias_V is None else logits_NV.float() + bias_V
     top_N1 = logits_NV.amax(dim=1, keepdim=True)
     label_N = logits_NV.gather(1, labels_N[:, None])[:, 0]

@@ -135,7 +135,7 @@ def fused_lora(
     Yields:
         How many layers there are.
     """
-    found = [module for module in model.modules() if _is_plain(module)] if native.kernels() is not None else []
+    found = [module for module in model.modules() if is_plain_lora(module)] if native.kernels() is not None else []
     with replaced_forward(found, lambda layer: _forward(layer, dice, compute_dtype, weights)):
         yield len(found)
 
@@ -163,7 +163,8 @@ def _forward(layer: Any, dice: Dice, compute_dtype: torch.dtype, weights: dict[i
     return forward
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain_lora(module: nn.Module) -> bool:
+    """Whether it is a linear layer with one adapter of the plain kind: no DoRA, no bias of its own."""
     if not (isinstance(module, LoraLinear) and type(module.base_layer) is nn.Linear):
         return False
     active = module.active_adapters

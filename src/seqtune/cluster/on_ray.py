@@ -154,7 +154,7 @@ def lines_of(module: str, on: str, workers: int | None, told: Mapping[str, Any],
         raise RunError(
             "the Ray cluster is gone, or can't be reached",
             _last_lines(log),
-            told.get("mend", "The checkpoint is kept: the same command goes on, with --on ray or without it."),
+            told.get("mend", "Any checkpoint is kept: the same command goes on, with --on ray or without it."),
         )
 
 

@@ -138,7 +138,7 @@ def _train(told: dict[str, Any], number: int, cpus: int) -> None:
         with hearing(queue):
             trainer.fit()
     except (TrainingFailedError, RayError) as error:
-        mend = "The checkpoint is kept: the same command goes on, with --on ray or without it."
+        mend = "Any checkpoint is kept: the same command goes on, with --on ray or without it."
         raise RunError("training on Ray failed", ends_with(error), mend) from None
 
 

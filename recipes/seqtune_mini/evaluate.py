@@ -1,10 +1,11 @@
 """What the embedded model is worth as a base: ROUGE-L on hold-out rows, against learning from nothing.
 
-    python evaluate.py [--sets support nl2bash examples copying] [--base seqtune-mini] [--rows N] [--epochs 10]
+    python evaluate.py [--sets support nl2bash examples copying] [--base seqtune-mini] [--rows N] [--epochs N]
 
 Four models a set, of the same rows, steps and tokenizer: the base as it is; the base with LoRA, by seqtune; the base
 with all its weights trained; the same architecture from random weights, all of them trained. The last two are trained
-by `every_weight` here, with a learning rate of their own each.
+by `every_weight` here, with a learning rate of their own each. As many epochs as `seqtune finetune` takes (3); of the
+example data as many as `seqtune demo`.
 
 `copying` is a made task, 1,000 rows of "key: value" facts (up to 100 pieces), answered by a sentence with some of the
 values in it: counted is the share of the values, names and numbers that no other row has, which the answers carry.
@@ -32,6 +33,7 @@ from seqtune.data import tokens
 from seqtune.demo import SETTINGS, example_data
 from seqtune.engine import batching, loss
 from seqtune.progress import say
+from seqtune.settings import DEFAULT
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--base", default="seqtune-mini", help="the embedded model, or a folder that package.py wrote")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of support.json and nl2bash.json")
     parser.add_argument("--rows", type=int, help="rows of each set, at most")
-    parser.add_argument("--epochs", type=float, default=10.0)
+    parser.add_argument("--epochs", type=float, help="of every set; else the command's and the demo's own")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -82,6 +84,7 @@ def main() -> None:
 def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
     """The lines of one set."""
     file, question, reply, most = SETS[name]
+    epochs = arguments.epochs or (SETTINGS if name == "examples" else DEFAULT.model_dump())["num_train_epochs"]
     rows = slots(most) if name == "copying" else _read(arguments.data / file if file else example_data())
     rows = rows[: min(most, arguments.rows or most)]
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +92,7 @@ def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
         path.write_text(json.dumps(rows), encoding="utf-8")
         inputs = {
             **SETTINGS, "data_path": str(path), "out": str(Path(folder) / "run"), "model_id": arguments.base,
-            "input_text_key": question, "output_text_key": reply, "num_train_epochs": arguments.epochs,
+            "input_text_key": question, "output_text_key": reply, "num_train_epochs": epochs,
         }  # fmt: skip
         wanted = (
             "base_model", "finetuned_model", "tokenizer", "evaluation_settings", "hold_out_sample", "tokenized_train",
@@ -115,7 +118,7 @@ def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
                 torch.manual_seed(0)
                 model = type(model)(model.config).to(torch.float32)
             started = time.monotonic()
-            every_weight(model, made, RATES[kind], arguments.epochs)
+            every_weight(model, made, RATES[kind], epochs)
             seconds = time.monotonic() - started
             answers = scoring.answers_of(
                 model, made["tokenizer"], made["hold_out_sample"], made["tokenized_hold_out"],

@@ -20,15 +20,18 @@ from seqtune.export import checking, place, tuned
 from seqtune.models import adapters, loading
 
 FAMILIES = ("t5", "flan-t5", "mt5", "bart", "mbart")
+#: What llama.cpp has of them, and one more.
+IN_GGUF = ("t5", "flan-t5", "mt5", "umt5")
 #: (family, target, arithmetic): float32 of all, the others of one of T5's kind and one of BART's.
 CASES = [
     (family, to, quantization)
     for to, kinds in export.TARGETS.items()
     for quantization in kinds
-    for family in (("flan-t5", "bart") if quantization != "float32" else FAMILIES)
+    for family in (("flan-t5", "bart") if quantization != "float32" else IN_GGUF if to == "gguf" else FAMILIES)
+    if to != "gguf" or family in IN_GGUF
 ]
 #: The package without which a target is not tried.
-RUNTIMES = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime"}
+RUNTIMES = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime", "gguf": "cyllama"}
 
 
 @pytest.mark.parametrize(("family", "to", "quantization"), CASES)
@@ -118,7 +121,7 @@ def test_a_merge_keeps_small_updates(run_of: Run):
     assert any(mine[name].data_ptr() == plain[name].data_ptr() for name in shared if name in mine)
 
 
-@pytest.mark.parametrize("to", ["merged", "ctranslate2", "onnx"])
+@pytest.mark.parametrize("to", ["merged", "ctranslate2", "onnx", "gguf"])
 def test_an_export_that_answers_otherwise_is_refused(
     to: str, run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -200,6 +203,9 @@ def test_targets_that_are_not_there(run_of: Run, tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="needs ctranslate2") as raised:
         export.write(run_of("t5"), "ctranslate2", tmp_path / "out")
     assert "seqtune[export]" in raised.value.mend
+    with pytest.raises(InputError, match="needs gguf and cyllama") as raised:
+        export.write(run_of("t5"), "gguf", tmp_path / "out")
+    assert "seqtune[gguf]" in raised.value.mend
 
 
 def test_a_family_that_ctranslate2_does_not_have(run_of: Run, tmp_path: Path):

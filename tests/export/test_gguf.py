@@ -55,7 +55,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_lies_beside_the_file(run_of: R
 
 
 def test_a_tokenizer_that_cuts_otherwise_lies_beside_the_file(
-    run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     found = tuned.load(run_of("sentencepiece"))
     add = vocabulary._add_unigram

@@ -30,7 +30,7 @@ from seqtune.progress import say
 
 NEEDS = ("gguf", "cyllama")
 
-#: In place of `checking.BOUND`: llama.cpp looks GELU up in a table of float16, which made up to 0.008 nats where it was tried.
+#: In place of `checking.BOUND`: llama.cpp looks GELU up in a table of float16, which made 0.008 nats at most as tried.
 BOUND = 0.05
 
 #: Models that llama.cpp computes as transformers does (``model_type``).

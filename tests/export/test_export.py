@@ -3,73 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import seqtune
+from exporting_help import Run, asked
 from seqtune import export, run
 from seqtune.cli import exporting
 from seqtune.errors import InputError, RunError
 from seqtune.export import checking, place, tuned
 from seqtune.models import adapters, loading
-from tiny_models import tiny
 
 FAMILIES = ("t5", "flan-t5", "mt5", "bart", "mbart")
+#: What llama.cpp has of them, and one more.
+IN_GGUF = ("t5", "flan-t5", "mt5", "umt5")
 #: (family, target, arithmetic): float32 of all, the others of one of T5's kind and one of BART's.
 CASES = [
     (family, to, quantization)
     for to, kinds in export.TARGETS.items()
     for quantization in kinds
-    for family in (FAMILIES if quantization == "float32" else ("flan-t5", "bart"))
+    for family in (("flan-t5", "bart") if quantization != "float32" else IN_GGUF if to == "gguf" else FAMILIES)
+    if to != "gguf" or family in IN_GGUF
 ]
-
-Run = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def run_of(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Run:
-    """The directory of a run of a few large steps on a tiny model of the family."""
-    made: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in made:
-            folder = tmp_path_factory.mktemp("exported")
-            made[family] = folder / "run"
-            seqtune.finetune(
-                rows_file, model_id=str(tiny(family, folder / "base")), out=made[family], max_steps=4,
-                learning_rate=3e-2, max_new_tokens=9, device_type="cpu", bootstrap_samples=100,
-            )  # fmt: skip
-        return made[family]
-
-    return of
-
-
-def asked(folder: Path, questions: list[str]) -> list[str]:
-    """What ``load.py`` of an export prints, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "load.py", *questions],
-        cwd=folder,
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
+#: The package without which a target is not tried.
+RUNTIMES = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime", "gguf": "cyllama"}
 
 
 @pytest.mark.parametrize(("family", "to", "quantization"), CASES)
 def test_every_export_answers_as_the_tuned_model(
     family: str, to: str, quantization: str, run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("ctranslate2" if to == "ctranslate2" else "onnxruntime" if to == "onnx" else "torch")
+    pytest.importorskip(RUNTIMES.get(to, "torch"))
     path, out = run_of(family), tmp_path / "out"
     if quantization != "float32":  # four rows of a random model: its ROUGE says nothing
         monkeypatch.setattr(checking, "ROUGE_BOUND", 100.0)
@@ -81,7 +50,7 @@ def test_every_export_answers_as_the_tuned_model(
     checked = found["check"]
     if quantization == "float32":
         assert checked["same"] == checked["rows"]
-        assert checked["largest"] < checking.BOUND
+        assert checked["largest"] < getattr(export.target_of(to), "BOUND", checking.BOUND)
     assert checked["rows"] > 3
     assert "rouge" in checked
     assert found["run"]["adapter_sha256"] == run.adapter_sha256(path / "adapter")
@@ -89,7 +58,7 @@ def test_every_export_answers_as_the_tuned_model(
 
 @pytest.mark.parametrize("to", export.TARGETS)
 def test_the_snippet_runs(to: str, run_of: Run, tmp_path: Path):
-    pytest.importorskip("ctranslate2" if to == "ctranslate2" else "onnxruntime" if to == "onnx" else "torch")
+    pytest.importorskip(RUNTIMES.get(to, "torch"))
     path = run_of("flan-t5")
     export.write(path, to, tmp_path / "out")
     questions = ["How do I reset my password?", "Ünïcode – 密码 \N{GRINNING FACE}?"]
@@ -102,22 +71,30 @@ def test_the_snippet_runs(to: str, run_of: Run, tmp_path: Path):
     assert asked(tmp_path / "out", questions) == [line for answer in in_fp32 for line in (answer + "\n").splitlines()]
 
 
-@pytest.mark.parametrize("to", ["ctranslate2", "merged", "onnx", "adapter"])
+@pytest.mark.parametrize("to", export.TARGETS)
 def test_seqtune_mini_in_every_runtime(to: str, tmp_path: Path, rows_file: Path, mini_run: Path):
-    pytest.importorskip("ctranslate2" if to == "ctranslate2" else "onnxruntime" if to == "onnx" else "torch")
+    pytest.importorskip(RUNTIMES.get(to, "torch"))
     found = export.write(mini_run, to, tmp_path / "out")
     assert found["check"]["same"] == found["check"]["rows"]
     assert asked(tmp_path / "out", ["How do I reset it?"])
 
 
-@pytest.fixture(scope="session")
-def mini_run(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path:
-    out = tmp_path_factory.mktemp("mini") / "run"
-    seqtune.finetune(
-        rows_file, model_id="seqtune-mini", out=out, max_steps=3, max_new_tokens=12, device_type="cpu",
-        bootstrap_samples=100,
-    )  # fmt: skip
-    return out
+@pytest.mark.parametrize("to", [to for to in export.TARGETS if to != "adapter"])
+def test_characters_with_pieces_of_their_own(to: str, run_with_pieces: Path, tmp_path: Path):
+    pytest.importorskip(RUNTIMES.get(to, "torch"))
+    found = export.write(run_with_pieces, to, tmp_path / "out")
+    assert found["check"]["same"] == found["check"]["rows"]
+    text = "a {b}\n{c}"
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert exported.decode(exported(text)["input_ids"], skip_special_tokens=True).strip() == text
+    assert exported(text)["input_ids"] == tuned.load(run_with_pieces).tokenizer(text)["input_ids"]
+
+
+def test_an_adapter_whose_base_has_no_room(run_with_pieces: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="makes no room") as raised:
+        export.write(run_with_pieces, "adapter", tmp_path / "out")
+    assert "merged" in raised.value.mend
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_adapter_from_elsewhere(run_of: Run, tmp_path: Path):
@@ -144,11 +121,11 @@ def test_a_merge_keeps_small_updates(run_of: Run):
     assert any(mine[name].data_ptr() == plain[name].data_ptr() for name in shared if name in mine)
 
 
-@pytest.mark.parametrize("to", ["merged", "ctranslate2", "onnx"])
+@pytest.mark.parametrize("to", ["merged", "ctranslate2", "onnx", "gguf"])
 def test_an_export_that_answers_otherwise_is_refused(
     to: str, run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("ctranslate2" if to == "ctranslate2" else "onnxruntime" if to == "onnx" else "torch")
+    pytest.importorskip(RUNTIMES.get(to, "torch"))
     target: Any = export.target_of(to)
     write = target.write
 
@@ -219,13 +196,16 @@ def test_what_is_there_is_kept(run_of: Run, tmp_path: Path):
 
 def test_targets_that_are_not_there(run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="expected merged, adapter"):
-        export.write(run_of("t5"), "gguf", tmp_path / "out")
+        export.write(run_of("t5"), "coreml", tmp_path / "out")
     with pytest.raises(InputError, match="onnx has float32"):
         export.write(run_of("t5"), "onnx", tmp_path / "out", quantization="int8")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs ctranslate2") as raised:
         export.write(run_of("t5"), "ctranslate2", tmp_path / "out")
     assert "seqtune[export]" in raised.value.mend
+    with pytest.raises(InputError, match="needs gguf and cyllama") as raised:
+        export.write(run_of("t5"), "gguf", tmp_path / "out")
+    assert "seqtune[gguf]" in raised.value.mend
 
 
 def test_a_family_that_ctranslate2_does_not_have(run_of: Run, tmp_path: Path):

@@ -9,8 +9,8 @@ from seqtune.cli.printing import print_text
 from seqtune.options import json_option
 
 #: As `seqtune.export.TARGETS`, which is not imported for the help; a test holds that they are equal.
-TARGETS = ("merged", "adapter", "ctranslate2", "onnx")
-QUANTIZATIONS = ("float32", "bfloat16", "int8", "int8_float32")
+TARGETS = ("merged", "adapter", "ctranslate2", "onnx", "gguf")
+QUANTIZATIONS = ("float32", "bfloat16", "int8", "int8_float32", "q8_0")
 
 
 @seqtune.command()
@@ -20,7 +20,7 @@ QUANTIZATIONS = ("float32", "bfloat16", "int8", "int8_float32")
 @click.option(
     "--quantization",
     type=click.Choice(QUANTIZATIONS),
-    help="Arithmetic of the weights; but float32 with ctranslate2 alone.",
+    help="Arithmetic of the weights; but float32 with ctranslate2 and (q8_0) gguf alone.",
 )
 @click.option("--model-id", metavar="ID", help="Where the base model is now, if not where it was.")
 @click.option("--overwrite", is_flag=True, help="Replace the export that is in --out.")
@@ -32,7 +32,8 @@ def export(
 
     RUN is a run directory, or an adapter folder in PEFT's format. The export is checked against the original: it
     answers rows of the run's validation set, and where it differs by more than a stated bound, nothing is written.
-    load.py in it shows how it is loaded. ctranslate2 and onnx need `pip install 'seqtune[export]'`.
+    load.py in it shows how it is loaded. ctranslate2 and onnx need `pip install 'seqtune[export]'`, gguf (T5's kind,
+    for llama.cpp) `pip install 'seqtune[gguf]'`.
 
     \b
       seqtune export runs/support --to merged --out support-model

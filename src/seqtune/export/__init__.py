@@ -6,11 +6,10 @@
 | `adapter` | the adapter in PEFT's own format, with the tokenizer | transformers and PEFT |
 | `ctranslate2` | the merged model, in float32, bfloat16, int8 or int8_float32 | CTranslate2 |
 | `onnx` | encoder and decoder with its cache, as two graphs | ONNX Runtime |
+| `gguf` | the merged model of T5's kind, in float32 or q8_0 | llama.cpp |
 
 A target is a module with ``write``, ``SNIPPET`` and ``log_probs`` (`Target`); `checking` holds what it wrote against
 the tuned model, and `write` puts it into its place, whole or not at all.
-
-Not covered: GGUF. llama.cpp runs T5, but nothing of it that an export could be checked with is among our dependencies.
 """
 
 from __future__ import annotations
@@ -32,17 +31,22 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "adapter": ("float32",),
     "ctranslate2": ("float32", "bfloat16", "int8", "int8_float32"),
     "onnx": ("float32",),
+    "gguf": ("float32", "q8_0"),
 }
 
-#: How a target's package is installed.
-EXTRA = "pip install 'seqtune[export]'"
+#: The extra by which a target's packages are installed, where it is not ``export``.
+EXTRAS = {"gguf": "gguf"}
 
 #: Version of the layout of `place.MANIFEST`.
 FORMAT = 1
 
 
 class Target(Protocol):
-    """What a module of this room has."""
+    """What a module of this room has.
+
+    It may have a ``BOUND`` of its own in place of `checking.BOUND`, and ``answers(folder, texts)`` where ``load.py``
+    is better not run in this process.
+    """
 
     #: The text of ``load.py``: `checking.snippet` fills it in.
     SNIPPET: str
@@ -136,5 +140,6 @@ def target_of(to: str) -> Target:
     target: Any = importlib.import_module(f"seqtune.export.{to}")
     missing = [name for name in target.NEEDS if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"to = {to!r}   needs {' and '.join(missing)}", mend=EXTRA)
+        extra = EXTRAS.get(to, "export")
+        raise InputError(f"to = {to!r}   needs {' and '.join(missing)}", mend=f"pip install 'seqtune[{extra}]'")
     return target

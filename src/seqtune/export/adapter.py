@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seqtune.errors import InputError
 from seqtune.export.tuned import Tuned
-from seqtune.models import quantized
+from seqtune.models import pieces, quantized
 from seqtune.models.quiet import quiet
 
 NEEDS = ("peft",)
@@ -52,7 +52,8 @@ def write(tuned: Tuned, folder: Path, quantization: str) -> None:
     """The adapter's two files as they are, and the tokenizer.
 
     Raises:
-        InputError: the base is in 4 bits, so that over its fp32 weights the adapter answers otherwise.
+        InputError: the base is in 4 bits, so that over its fp32 weights the adapter answers otherwise; or it has no
+            room for the pieces that the run has given its tokenizer.
     """
     if quantized.is_quantized(tuned.adapted):
         raise InputError(
@@ -60,9 +61,22 @@ def write(tuned: Tuned, folder: Path, quantization: str) -> None:
             [f"the adapter itself: {tuned.adapter}", f"its base: quantization_config={quantized.IN_TRANSFORMERS}"],
             "Export to merged, or take the adapter as it is.",
         )
+    rows, added = _rows(tuned), pieces.ids_of(tuned.tokenizer)
+    if max(added, default=0) >= rows:
+        raise InputError(
+            f"to = 'adapter'   the base model has {rows} tokens, and plain PEFT makes no room for more",
+            mend="Export to merged instead.",
+        )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(tuned.adapter / name, folder / name)
-    tuned.tokenizer.save_pretrained(str(folder))
+    tuned.save_tokenizer(folder)
+
+
+def _rows(tuned: Tuned) -> int:
+    """How many tokens the base model has by itself."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(tuned.base_path), local_files_only=True).get_text_config().vocab_size
 
 
 def log_probs(tuned: Tuned, folder: Path, answers: list[list[int]]) -> list[list[float]]:

@@ -87,7 +87,7 @@ def write(tuned: Tuned, folder: Path, quantization: str) -> None:
     with tempfile.TemporaryDirectory(prefix="seqtune-") as plain, quiet():
         tuned.save(Path(plain))
         Converter(plain).convert(str(folder), quantization=quantization, force=True)
-    tuned.tokenizer.save_pretrained(str(folder))
+    tuned.save_tokenizer(folder)
 
 
 def log_probs(tuned: Tuned, folder: Path, answers: list[list[int]]) -> list[list[float]]:

@@ -146,7 +146,7 @@ def write(tuned: Tuned, folder: Path, quantization: str) -> None:
         ["tokens", "past", "memory", "attention_mask"], ["logits", "present"],
         {"tokens": {0: free}, "past": {0: free, 3: free}, "memory": {0: free, 3: free}, "attention_mask": tokens_free},
     )  # fmt: skip
-    tuned.tokenizer.save_pretrained(str(folder))
+    tuned.save_tokenizer(folder)
 
 
 def log_probs(tuned: Tuned, folder: Path, answers: list[list[int]]) -> list[list[float]]:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from seqtune import run
 from seqtune.data import tokens
 from seqtune.generation import LONGEST_ANSWER, Answerer
-from seqtune.models import adapters, families, loading
+from seqtune.models import adapters, families, loading, pieces
 from seqtune.settings import DEFAULT
 
 #: What is asked where there is no run with rows of its own.
@@ -94,7 +94,7 @@ class Tuned:
 
     def save(self, folder: Path) -> None:
         """Write the merged model, with its tokenizer, as transformers reads it; greedy answers are its default."""
-        self.tokenizer.save_pretrained(str(folder))
+        self.save_tokenizer(folder)
         before = self.model.generation_config
         taste = {
             name: value
@@ -106,6 +106,11 @@ class Tuned:
             self.model.save_pretrained(str(folder))
         finally:
             self.model.generation_config = before  # pyright: ignore[reportAttributeAccessIssue]
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, with the pieces that the run has given it, as ``AutoTokenizer`` reads it."""
+        self.tokenizer.save_pretrained(str(folder))
+        pieces.save(self.tokenizer, folder)
 
     def log_probs(self, model: Any, answers: list[list[int]]) -> list[list[float]]:
         """The log-probability that a model gives each token of these answers to the sources; transformers, fp32."""
@@ -133,8 +138,9 @@ def load(path: str | Path, model_id: str | None = None, rows: int = 64) -> Tuned
     saved = run.open_saved(path)
     manifest = saved["manifest"] or {}
     checkpoint = adapters.resolve_base(saved, model_id, model_id, None)
-    tokenizer = loading.load_fitting_tokenizer(checkpoint)
-    adapted = adapters.load(loading.load_model(checkpoint, torch.device("cpu")), saved["adapter"])
+    tokenizer = pieces.with_pieces(loading.load_fitting_tokenizer(checkpoint), pieces.saved(saved["adapter"]))
+    base = pieces.make_room(loading.load_model(checkpoint, torch.device("cpu")), pieces.ids_of(tokenizer))
+    adapted = adapters.load(base, saved["adapter"])
     adapter = Path(saved["adapter"])
     asked = run.Run(adapter.parent).predictions["validation"][:rows] if manifest else []
     settings = {**DEFAULT.model_dump(), **manifest.get("settings", {})}

@@ -76,13 +76,12 @@ def test_fp32_is_exact(family: str, targets: str):
     assert by_gradient < 1e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_the_layers_for_a_gpu_are_exact(family: str, dtype: torch.dtype):
+def test_the_layers_for_a_gpu_are_exact(family: str):
     """PyTorch's operators, which are the same on a CPU."""
-    model, batch = adapted(family, target_modules="all-linear").eval().to(dtype), collate(rows(family), 0)
+    model, batch = adapted(family, target_modules="all-linear").eval(), collate(rows(family), 0)
     nll, gradient = step(model, batch, loss.forward)
-    with on_gpu.norms(model, dtype), on_gpu.feed_forward(model), on_gpu.lora(model, dtype):
+    with on_gpu.norms(model, torch.float32), on_gpu.feed_forward(model), on_gpu.lora(model, torch.float32):
         fast_nll, fast_gradient = step(model, batch, without_logits({}))
     assert not torch.equal(fast_gradient, gradient)  # other operators: they were used
     assert float(((fast_nll - nll) / nll).abs().max()) < 1e-5

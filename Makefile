@@ -14,7 +14,7 @@ demo: $(VENV)/.core
 	$(BIN)/seqtune demo --out $(RUNS)/demo --overwrite
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -22,6 +22,33 @@ os.environ.update(
 )
 
 
+#: The files whose tests take longest: one that comes last keeps one process busy and leaves the other idle.
+LONGEST_FIRST = (
+    "export/test_export.py",
+    "test_resuming.py",
+    "cluster/test_launched.py",
+    "report/test_report_safety.py",
+    "report/test_report_browser.py",
+    "sweep/test_sweep.py",
+    "engine/test_ranks.py",
+    "engine/test_sharding.py",
+    "live/test_live_training.py",
+    "predicting/test_predicting.py",
+    "dataflow/test_preserving.py",
+    "test_hub.py",
+    "export/test_gguf.py",
+    "recipes/test_seqtune_mini.py",
+    "serve/test_serve_batcher.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which two processes are busy to the end (``--no-loadscope-reorder`` keeps it)."""
+    here = Path(__file__).parent
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(here).as_posix(), len(rank)))
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A JSON file with 40 question and reply rows; not to be changed."""

@@ -92,6 +92,6 @@ def serving(shelf: Any, **knobs: Any) -> Iterator[Served]:
         yield served
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)  # the server itself waits 30 seconds for what runs
         listening.close()
         assert not thread.is_alive()

@@ -28,8 +28,8 @@ def model_folder(tmp_path_factory) -> Path:
     return tiny_with_sentencepiece(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", params=["fast", "reference"])
-def run(request, rows_file, model_folder, tmp_path_factory):
+@pytest.fixture(scope="module")
+def run(rows_file, model_folder, tmp_path_factory):
     return seqtune.finetune(
         rows_file,
         model_id=str(model_folder),
@@ -39,7 +39,6 @@ def run(request, rows_file, model_folder, tmp_path_factory):
         learning_rate=5e-3,
         target_modules="all-linear",
         lora_dropout=0,
-        engine=request.param,
         precision="fp32",
         out=str(tmp_path_factory.mktemp("out") / "run"),
     )

@@ -20,15 +20,15 @@ from seqtune.export import checking, place, tuned
 from seqtune.models import adapters, loading
 
 FAMILIES = ("t5", "flan-t5", "mt5", "bart", "mbart")
-#: What llama.cpp has of them, and one more.
-IN_GGUF = ("t5", "flan-t5", "mt5", "umt5")
+#: What llama.cpp has of them, and one more; for ONNX, which takes longest, one of each kind.
+SOME = {"gguf": ("t5", "flan-t5", "mt5", "umt5"), "onnx": ("flan-t5", "mt5", "bart")}
 #: (family, target, arithmetic): float32 of all, the others of one of T5's kind and one of BART's.
 CASES = [
     (family, to, quantization)
     for to, kinds in export.TARGETS.items()
     for quantization in kinds
-    for family in (("flan-t5", "bart") if quantization != "float32" else IN_GGUF if to == "gguf" else FAMILIES)
-    if to != "gguf" or family in IN_GGUF
+    for family in (("flan-t5", "bart") if quantization != "float32" else SOME.get(to, FAMILIES))
+    if to != "gguf" or family in SOME["gguf"]
 ]
 #: The package without which a target is not tried.
 RUNTIMES = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime", "gguf": "cyllama"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -70,11 +71,14 @@ def test_the_html_has_the_same_tags_whatever_the_text(harmless: Outline, number:
 
 
 def test_in_the_browser_nothing_runs_and_nothing_changes(opened: Callable[..., Any]):
-    """Every payload in every field: no script runs, no request is made, the elements are those of a harmless page."""
+    """No script runs, no request is made, the elements are those of a harmless page.
+
+    Every payload, in a quarter of the fields; with SEQTUNE_ALL_PAYLOADS set in all of them, which takes minutes.
+    """
     harmless = opened(rendered(), name="harmless.html").page.evaluate(OUTLINE)
     view = opened(rendered(), name="hostile.html")
     path = Path(view.page.url.removeprefix("file://"))
-    for number in range(len(PAYLOADS)):
+    for number in range(0, len(PAYLOADS), 1 if "SEQTUNE_ALL_PAYLOADS" in os.environ else 4):
         path.write_text(rendered(hostile(number)), encoding="utf-8")
         view.go(path)
         assert view.page.evaluate(OUTLINE) == harmless, PAYLOADS[number]

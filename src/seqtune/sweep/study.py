@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
 SWEEP, STUDY, TRIALS, REPORT = "sweep.json", "study.jsonl", "trials", "report.html"
 
-#: Per cent of a run's steps after which the worse half of the runs is stopped; then at twice that, and so on
-#: (successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning").
-FIRST_RUNG, HALVING = 20, 2
-RUNGS = (20, 40, 80)
+#: Per cent of a run's steps after which all but the best third of the runs are stopped; then at three times that
+#: (successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"). Of halves too many
+#: stay: a search that learns proposes ever better runs.
+FIRST_RUNG, REDUCTION = 20, 3
+RUNGS = (20, 60)
 
 
 def sweep(
@@ -189,7 +190,7 @@ def _study(folder: Path, given: Mapping[str, Any], prune: bool) -> optuna.Study:
     if journal.exists():  # a kill may have cut the last line; what is appended would be lost with it
         content = journal.read_bytes()
         journal.write_bytes(content[: content.rfind(b"\n") + 1])
-    halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=HALVING)
+    halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=REDUCTION)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=Ours(str(journal)))),
         sampler=_sampler(given, 0),

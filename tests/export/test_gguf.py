@@ -137,6 +137,7 @@ def test_all_that_llama_cpp_would_compute_otherwise_is_told(run_of: Run):
 
 
 def test_the_packaged_model_can_be_exported():
+    """Nothing is raised, unlike above."""
     target._check(loading.load_model(loading.resolve("seqtune-mini"), torch.device("cpu")))
 
 

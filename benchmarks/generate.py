@@ -196,7 +196,9 @@ def converted(model: Any, variant: str, number: int) -> Any:
         tokenizer.save_pretrained(folder)
 
     options = {"decoder_start_token_id": config.decoder_start_token_id}
-    tuned: Any = SimpleNamespace(model=model, tokenizer=tokenizer, options=options, save=save)
+    tuned: Any = SimpleNamespace(
+        model=model, tokenizer=tokenizer, options=options, save=save, save_tokenizer=tokenizer.save_pretrained
+    )
     with tempfile.TemporaryDirectory() as folder:
         target.write(tuned, Path(folder), "int8" if "int8" in variant else "float32")
         forget_peak()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sample_rows import question_rows
+from sample_rows import question_rows, written
 
 # Before any library reads them: no network, no telemetry, no bars between the dots.
 os.environ.update(
@@ -75,6 +75,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_with_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that gave ``{``, ``}`` and line breaks pieces of their own."""
+    import seqtune
+    from tiny_sentencepiece import tiny_with_sentencepiece
+
+    folder = tmp_path_factory.mktemp("pieces")
+    rows = [{"question": f"What is {{{n}}}?", "reply": f"first {n}\nthen {{{n}}}"} for n in range(24)]
+    seqtune.finetune(
+        written(folder / "rows.json", rows), model_id=str(tiny_with_sentencepiece(folder / "base")),
+        out=folder / "run", max_steps=3, learning_rate=3e-2, preserve_characters=True, max_new_tokens=9,
+        device_type="cpu", bootstrap_samples=100,
+    )  # fmt: skip
+    return folder / "run"
 
 
 @pytest.fixture

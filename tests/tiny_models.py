@@ -6,6 +6,7 @@ For tests of whatever needs a model but not a good one: the weights are random (
 from __future__ import annotations
 
 import functools
+import shutil
 from pathlib import Path
 
 import torch
@@ -188,3 +189,9 @@ def _untied(model: PreTrainedModel) -> PreTrainedModel:
     model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     model.all_tied_weights_keys.pop("lm_head.weight", None)
     return model
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a folder, to be spoilt."""
+    shutil.copytree(source, target)
+    return target

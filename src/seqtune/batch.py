@@ -47,6 +47,7 @@ def answers(
             "run": str(Path(run).absolute()),
             "questions": str(asked),
             "knobs": knobs,
+            "gpu": knobs.get("device_type") == "cuda",
             "mend": "Start the same command again.",
         }
         waiting: dict[int, str] = {}
@@ -72,6 +73,7 @@ def to_file(
     workers: int | None = None,
     *,
     answer_key: str = "output",
+    overwrite: bool = True,
     **knobs: Any,
 ) -> Path:
     """`predicting.filling.to_file`, the answers from the cluster; where it was stopped it goes on.
@@ -91,7 +93,9 @@ def to_file(
     def elsewhere(texts: list[str]) -> Iterator[str]:
         return (answer for _, answer in answers(run, texts, on, workers, **knobs))
 
-    return filling.to_file(model, file, columns, output, answer_key=answer_key, elsewhere=elsewhere, **drawn)
+    return filling.to_file(
+        model, file, columns, output, answer_key=answer_key, elsewhere=elsewhere, overwrite=overwrite, **drawn
+    )
 
 
 class Answering:
@@ -124,7 +128,6 @@ def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     rows = runs.read_jsonl(Path(told["questions"]))
-    gpu = told["knobs"].get("device_type") == "cuda"
     try:
         answered = ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // ROWS))).map_batches(
             Answering,
@@ -132,7 +135,7 @@ def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
             batch_size=ROWS,
             compute=ray.data.ActorPoolStrategy(size=number),
             num_cpus=cpus,
-            num_gpus=1 if gpu else None,
+            num_gpus=1 if told["gpu"] else None,
         )
         for row in answered.iter_rows():
             ray_driver.tell("answer", row=int(row["row"]), output=str(row["output"]))

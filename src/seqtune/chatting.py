@@ -1,8 +1,8 @@
 """A conversation in the terminal with a tuned model, which knows single questions: each is answered for itself.
 
-`Chat` holds what was asked and answered, and the file of corrected pairs; the terminal's part is `talk`. A pair that is
-saved goes to a JSON list in the format of a training file, in one rename, so that what was corrected today can be
-trained on tomorrow.
+`talk` leads it, `Pairs` is the file of corrected pairs, `ask` and `show` are the terminal's part. A pair that is saved
+goes to a JSON list in the format of a training file, in one rename, so that what was corrected today can be trained on
+tomorrow.
 """
 
 from __future__ import annotations
@@ -201,7 +201,10 @@ def speaker(model: TunedModel) -> Speaker:
 
     def speak(question: str, seed: int, knobs: dict[str, Any]) -> Iterator[str]:
         framed = tokens.apply_template(settings["input_template"], [question])
-        (source,) = tokens.encode(model.tokenizer, framed, settings["max_source_length"])
+        (source,), limit = tokens.encode(model.tokenizer, framed), settings["max_source_length"]
+        if len(source) > limit:
+            note(f"the question has {len(source):,} tokens, of which {limit:,} fit: cut off")
+            (source,) = tokens.encode(model.tokenizer, framed, limit)
         own = {name: settings[name] for name in GENERATE_KNOBS}
         return streaming.pieces(
             model.answerer, source, random_state=settings["random_state"] + seed, **{**own, **knobs}

@@ -47,6 +47,10 @@ OF_KEEPING = (
 )
 
 
+#: Settings that may be a folder or a name of the hub.
+_MODELS = ("model_id", "model_id_tokenizer", "similarity_model")
+
+
 @contextmanager
 def claimed(out: str | Path, inputs: Mapping[str, Any]) -> Iterator[Path]:
     """Hold the place of a run; yields the folder of its checkpoints.
@@ -64,7 +68,7 @@ def claimed(out: str | Path, inputs: Mapping[str, Any]) -> Iterator[Path]:
     out = Path(out)
     folder = out / run.CHECKPOINTS
     made = [each for each in (out, *out.parents) if not each.exists()]
-    given = {name: _absolute(name, value) for name, value in inputs.items() if value is not None}
+    given = {name: absolute(name, value) for name, value in inputs.items() if value is not None}
     lock = _locked(out, folder)
     try:
         try:
@@ -125,6 +129,8 @@ def finished(inputs: Mapping[str, Any]) -> run.Run | None:
         return None
     there = run.Run(out)
     wanted = {**DEFAULT.model_dump(), **inputs}
+    if wanted["shard_base"]:
+        wanted["engine"] = "reference"  # as `engine.sharding.settled`, whatever was asked for
     saved = there.manifest["settings"]
     other = [
         f"{name}: was {saved[name]}, now {wanted[name]}"
@@ -223,7 +229,7 @@ def _differences_of_inputs(out: Path, inputs: Mapping[str, Any]) -> list[str]:
     except InputError:
         return ["the settings that it was begun with can't be read"] if run.is_finished(out) else []
     default = DEFAULT.model_dump()
-    now = {name: _absolute(name, value) for name, value in inputs.items() if value is not None}
+    now = {name: absolute(name, value) for name, value in inputs.items() if value is not None}
     return [
         f"{name}: was {before.get(name, default.get(name))}, now {now.get(name, default.get(name))}"
         for name in knobs()
@@ -231,10 +237,10 @@ def _differences_of_inputs(out: Path, inputs: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _absolute(name: str, value: Any) -> Any:
-    """Files and folders as they are called from everywhere."""
-    is_place = name.endswith(("_path", "_dir")) or name in ("model_id", "model_id_tokenizer")
-    return str(Path(value).absolute()) if is_place and Path(value).exists() else value
+def absolute(name: str, value: Any) -> Any:
+    """The value of a setting; files and folders as they are called from everywhere."""
+    is_place = name.endswith(("_path", "_dir")) or name in _MODELS
+    return str(Path(value).absolute()) if is_place and value is not None and Path(value).exists() else value
 
 
 def _same(name: str, wanted: Any, saved: Any) -> bool:

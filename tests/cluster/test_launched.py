@@ -80,6 +80,10 @@ def test_one_of_two_that_share_the_base_killed_and_gone_on(rows_file: Path, stil
     assert not whole["training"]["resumed_at"]
     assert again["adapter"]["sha256"] == whole["adapter"]["sha256"]
     assert again["metrics"] == whole["metrics"]
+    with start(2, *arguments, "--out", str(tmp_path / "whole")) as process:  # nothing to do: none waits for another
+        said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    assert said.count("this run is finished; nothing is done again") == 1
 
 
 def one_of_two_killed(out: Path, *arguments: str) -> None:

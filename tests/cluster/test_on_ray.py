@@ -23,6 +23,60 @@ from seqtune.run import Run, is_unfinished
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+
+def test_a_failure_of_one_is_told_before_the_others_have_noticed(monkeypatch: pytest.MonkeyPatch):
+    """They would wait for it for half an hour."""
+    from ray.util.queue import Empty
+
+    from seqtune.cluster import ray_driver
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray_driver, "tell", lambda what, **more: told.append({"what": what, **more}))
+    said = [{"what": "say", "text": "a"}, {"what": "failed", "headline": "no memory", "details": ["b"], "mend": "c"}]
+
+    class Said:
+        def get(self, timeout: float) -> dict[str, Any]:
+            if not said:
+                raise Empty
+            return said.pop(0)
+
+    block = ray_driver.hearing(Said())  # pyright: ignore[reportArgumentType]
+    block.__enter__()
+    until = time.monotonic() + 20
+    while len(told) < 2 and time.monotonic() < until:  # the block goes on: nobody has ended it
+        time.sleep(0.01)
+    assert [line["what"] for line in told] == ["say", "failed"]
+    with pytest.raises(RunError, match="no memory"):
+        block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "found"),
+    [
+        ([{"CPU": 4.0}], {}, (1, 4)),
+        ([{"CPU": 4.0}, {"CPU": 8.0}], {}, (2, 4)),
+        ([{}, {"CPU": 4.0}], {}, (1, 4)),  # a head that gives none
+        ([{"CPU": 2.0}], {"workers": 2}, (2, 1)),
+        ([{"CPU": 2.0}], {"workers": 4}, "room for 2, by its CPUs"),
+        ([{"CPU": 16.0, "GPU": 2.0}], {"gpu": True}, (2, 8)),
+        ([{"CPU": 16.0, "GPU": 2.0}], {"gpu": True, "workers": 3}, "room for 2, by its GPUs"),
+        ([{}], {}, "no machine with a CPU"),
+    ],
+)
+def test_workers_and_their_threads(
+    nodes: list[dict[str, float]], asked: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from seqtune.cluster import ray_driver
+
+    there = [{"Alive": True, "Resources": each} for each in nodes]
+    monkeypatch.setattr(ray_driver.ray, "nodes", lambda: [*there, {"Alive": False, "Resources": {"CPU": 99.0}}])
+    if isinstance(found, str):
+        with pytest.raises(InputError, match=found):
+            ray_driver._workers({"workers": None, **asked})
+    else:
+        assert ray_driver._workers({"workers": None, **asked}) == found
+
+
 QUICK = {
     "max_steps": 60,
     "per_device_train_batch_size": 4,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import fs
 
 from seqtune.cluster import on_ray
 from seqtune.cluster.storage import Storage, StoredCheckpoints, with_endpoint
@@ -42,6 +43,42 @@ def test_what_is_kept_and_what_comes_back(storage: Storage, tmp_path: Path):
     assert storage.names() == []
 
 
+def test_what_others_have_there_stays(storage: Storage, tmp_path: Path):
+    kept = StoredCheckpoints(tmp_path / "own", storage=storage)
+    kept.save(taken(5), MADE_OF)
+    for name in ("ray/train", "another", "step-00000007"):
+        storage.files.create_dir(f"{storage.root}/{name}", recursive=True)
+        with storage.files.open_output_stream(f"{storage.root}/{name}/file") as file:
+            file.write(b"x")
+    storage.clear()
+    left = storage.files.get_file_info(fs.FileSelector(storage.root, recursive=True))
+    assert [each.base_name for each in left if each.is_file] == ["file"]
+    assert any(each.path.endswith("another/file") for each in left)
+
+
+def test_a_run_begun_without_it_goes_on_with_it(storage: Storage, tmp_path: Path):
+    here = Checkpoints(tmp_path / "here")
+    for step in (5, 7):
+        here.save(taken(step), MADE_OF)
+    on_ray._brought(storage, tmp_path / "here", here, MADE_OF)
+    assert storage.names() == ["step-00000007"]
+    StoredCheckpoints(tmp_path / "workers", storage=storage).save(taken(9), MADE_OF)
+    on_ray._brought(storage, tmp_path / "here", here, MADE_OF)
+    assert here.newest_step == 9
+    assert storage.names() == ["step-00000009"]
+
+
+def test_a_run_of_something_else_is_refused_and_not_taken_over(storage: Storage, tmp_path: Path):
+    StoredCheckpoints(tmp_path / "own", storage=storage).save(taken(5), {**MADE_OF, "ranks": 2})
+    here = Checkpoints(tmp_path / "here")
+    with pytest.raises(InputError, match="holds a run of something else") as raised:
+        on_ray._brought(storage, tmp_path / "here", here, {"data": "y"})
+    assert raised.value.details == ["data: was x, is y"]
+    assert list((tmp_path / "here").iterdir()) == []
+    on_ray._brought(storage, tmp_path / "here", here, MADE_OF)  # how many ranks is not known here, and no matter
+    assert here.newest_step == 5
+
+
 def test_half_a_checkpoint_does_not_count(storage: Storage, tmp_path: Path):
     kept = StoredCheckpoints(tmp_path / "own", storage=storage)
     kept.save(taken(5), MADE_OF)
@@ -75,6 +112,8 @@ def test_no_such_bucket(bucket: str):
 def test_what_is_no_place(tmp_path: Path):
     with pytest.raises(InputError, match="storage = 'nowhere://x'"):
         Storage("nowhere://x")
+    with pytest.raises(InputError, match="expected a URI"):
+        Storage("runs/there")
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(InputError, match="can't be written"):
         Storage(f"file://{tmp_path}/taken/runs").check()

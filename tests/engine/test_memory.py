@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from seqtune.engine import batching, loss, memory
+from seqtune.engine import batching, loop, loss, memory, speed
 from seqtune.errors import RunError
 from small_training import Setup, weights_of, without_dropout
 
@@ -49,6 +49,25 @@ def test_the_passes_are_halved_and_the_losses_stay(setup: Setup, monkeypatch: py
     for before, after in zip(expected.log[1:], state.log[1:], strict=True):
         assert before["loss"] == pytest.approx(after["loss"], rel=1e-5)
     assert all(torch.isfinite(weight).all() for weight in weights_of(model).values())
+
+
+def test_memory_kept_for_speed_goes_before_anything_else(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recorded passes on a GPU are: the same rows again without them, and the losses stay."""
+    knobs = {"max_steps": 3, "per_device_train_batch_size": 8, "auto_batch": True, "engine": "reference"}
+    expected = setup.train(without_dropout(setup.adapted()), **knobs)
+    kept = [True]
+
+    def forward(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if torch.is_grad_enabled() and kept and len(batch["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return loss.forward(model, batch)
+
+    paths = speed.FastPaths(forward, speed.Dice(0), lambda: bool(kept) and kept.pop())
+    monkeypatch.setattr(loop, "_paths", lambda *_: paths)
+    state = setup.train(without_dropout(setup.adapted()), **knobs)
+    assert not kept
+    assert state.rows_per_pass == 0
+    assert [line.get("loss") for line in state.log] == [line.get("loss") for line in expected.log]
 
 
 @pytest.mark.parametrize(("auto_batch", "rows"), [(False, 8), (True, 1)])

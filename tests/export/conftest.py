@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import sample_rows
 import seqtune
 from exporting_help import Run
 from tiny_models import tiny
@@ -42,16 +41,3 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path:
         bootstrap_samples=100,
     )  # fmt: skip
     return out
-
-
-@pytest.fixture(scope="session")
-def run_with_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run that gave ``{``, ``}`` and line breaks pieces of their own."""
-    folder = tmp_path_factory.mktemp("pieces")
-    rows = [{"question": f"What is {{{n}}}?", "reply": f"first {n}\nthen {{{n}}}"} for n in range(24)]
-    seqtune.finetune(
-        sample_rows.written(folder / "rows.json", rows), model_id=str(tiny_with_sentencepiece(folder / "base")),
-        out=folder / "run", max_steps=3, learning_rate=3e-2, preserve_characters=True, max_new_tokens=9,
-        device_type="cpu", bootstrap_samples=100,
-    )  # fmt: skip
-    return folder / "run"

@@ -198,6 +198,42 @@ def test_a_value_that_transformers_refuses_is_refused(knobs: dict[str, Any], tin
         Answerer(tiny.model, tiny.tokenizer).wishes(**knobs)
 
 
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"num_return_sequences": 2, "num_beams": 2},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"dola_layers": "high"},
+        {"num_beams": 2, "early_stopping": "often"},
+    ],
+)
+def test_what_no_search_here_does_is_refused(knobs: dict[str, Any], tiny_of: Of):
+    tiny = tiny_of("t5")
+    with pytest.raises(InputError):
+        Answerer(tiny.model, tiny.tokenizer).tokens(tiny.sources, batch_size=4, random_state=0, **knobs)
+
+
+def test_texts_that_end_an_answer_are_transformers_work(tiny_of: Of):
+    tiny = tiny_of("t5")
+    answerer = Answerer(tiny.model, tiny.tokenizer)
+    (plain,) = answerer.answer(tiny.sources[:1], batch_size=1, random_state=0, max_new_tokens=12)
+    word = plain.split()[0]
+    (found,) = answerer.answer(tiny.sources[:1], batch_size=1, random_state=0, max_new_tokens=12, stop_strings=[word])
+    assert found.endswith(word)
+    assert plain.startswith(found)
+
+
+@pytest.mark.parametrize("family", ["t5", "pegasus"])
+@pytest.mark.parametrize("knobs", [{}, {"do_sample": True, "num_beams": 2}])
+def test_answers_that_nobody_waits_for_end_where_they_are(family: str, knobs: dict[str, Any], tiny_of: Of):
+    tiny = tiny_of(family)
+    answerer, asked = Answerer(tiny.model, tiny.tokenizer), []
+    options = {"batch_size": 2, "random_state": 0, "max_new_tokens": 30, "min_new_tokens": 30, **knobs}
+    found = answerer.tokens(tiny.sources[:2], stop=lambda: len(asked) >= 3 or bool(asked.append(0)), **options)
+    assert max(map(len, found)) <= 5
+
+
 def test_a_mistyped_knob_is_refused(tiny_of: Of):
     tiny = tiny_of("t5")
     with pytest.raises(InputError, match="num_beam   did you mean `num_beams`"):

@@ -19,7 +19,7 @@ import pytest
 import seqtune
 from seqtune import questions
 from seqtune.errors import InputError, RunError
-from seqtune.predicting import filling, journal
+from seqtune.predicting import filling, journal, writers
 from seqtune.predicting.columns import Columns
 
 ROWS = [{"id": number, "question": f"What is {number}, ä “{number * 7919 % 1000}”?"} for number in range(1300)]
@@ -118,6 +118,62 @@ def test_what_is_cut_off_or_damaged_is_answered_again(tmp_path: Path, cut: int):
     assert list(again.answers()) == [f"answer {each}" for each in range(11)]
     again.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_behind_the_last_rename(
+    model: Any, asked: Path, tmp_path: Path, expected: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The file is whole, its journal still there: the same command ends well. With answers missing it would not."""
+    out = tmp_path / "out.jsonl"
+    with monkeypatch.context() as killed:
+        killed.setattr(journal.Journal, "remove", journal.Journal.close)
+        fill(model, asked, out, overwrite=False)
+    partial = Path(f"{out}.partial")
+    whole = partial.read_bytes()
+    partial.write_bytes(b"".join(whole.splitlines(keepends=True)[: filling.CHUNK + 1]))
+    writers.check(str(out), overwrite=False)
+    with pytest.raises(InputError, match=r"out\.jsonl: already there"):
+        fill(model, asked, out, overwrite=False)
+    partial.write_bytes(whole)
+    fill(model, asked, out, overwrite=False)
+    assert [row["output"] for row in lines_of(out)] == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.jsonl", "out.jsonl"]
+    with pytest.raises(InputError, match="already there"):
+        writers.check(str(out), overwrite=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_while_answers_are_kept(tmp_path: Path):
+    held = journal.Journal(tmp_path / "a.partial", {}, 4, 11)
+    held.stream.close()
+    held.stream = open("/dev/full", "ab")  # noqa: PTH123, SIM115
+    with pytest.raises(RunError, match="No space left") as raised:
+        held.add(["an answer"])
+    assert "it goes on" in (raised.value.mend or "")
+    held.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial"]
+    journal.Journal(tmp_path / "a.partial", {}, 4, 11).remove()
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
+def test_packed_parquet(model: Any, tmp_path: Path, output: str):
+    import gzip
+
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({"id": pyarrow.array([1, 2], pyarrow.int16()), "question": ["Why?", "How?"]})
+    pyarrow.parquet.write_table(table, tmp_path / "plain.parquet")
+    packed = tmp_path / "asked.parquet.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "plain.parquet").read_bytes()))
+    out = fill(model, packed, tmp_path / output)
+    answers = model.generate(["Why?", "How?"])
+    if output.endswith("parquet"):
+        found = pyarrow.parquet.read_table(out)
+        assert found.schema.field("id").type == pyarrow.int16()
+        assert found["output"].to_pylist() == answers
+    else:
+        assert [row["output"] for row in lines_of(out)] == answers
 
 
 def test_something_else_is_refused(model: Any, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

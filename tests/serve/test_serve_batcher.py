@@ -165,6 +165,34 @@ def test_a_client_that_leaves_while_it_is_answered(shelf: Any, monkeypatch: pyte
         assert tokens < 512
 
 
+def test_those_that_are_answered_alone_take_turns_with_the_others(shelf: Any):
+    """Sampled beams are transformers' work: one such request, then a token for each of the others."""
+    with serving(shelf) as served, ThreadPoolExecutor(4) as pool:
+        long = pool.submit(served.chat, max_tokens=512)
+        until(lambda: served.batcher.at_work() == 1)
+        alone = [pool.submit(served.chat, temperature=1.0, num_beams=2, seed=number) for number in range(2)]
+        assert [each.result()[0] for each in alone] == [200, 200]
+        assert long.result()[2]["usage"]["completion_tokens"] == 512
+
+
+def test_one_that_is_answered_alone_ends_when_its_client_leaves(shelf: Any):
+    with serving(shelf) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(raw(temperature=1.0, num_beams=4, max_tokens=512))
+            until(lambda: served.app.watch.registry.get_sample_value("seqtune_wait_seconds_count") == 1)
+        until(lambda: gone(served) == 1)
+        assert served.chat()[0] == 200
+        tokens = served.app.watch.registry.get_sample_value("seqtune_tokens_total", {"model": "run", "side": "answer"})
+        assert tokens < 512
+
+
+def test_more_choices_than_may_ever_wait(shelf: Any):
+    with serving(shelf, max_waiting=2) as served:
+        status, _, found = served.chat(n=3)
+        assert (status, found["error"]["param"]) == (422, "n")
+        assert "3 choices: this server lets 2 wait" in found["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_batch_that_fails_fails_alone(shelf: Any, monkeypatch: pytest.MonkeyPatch, stream: bool):
     with serving(shelf) as served:
@@ -187,6 +215,16 @@ def test_not_well_until_it_is_warm(shelf: Any, monkeypatch: pytest.MonkeyPatch):
         assert (found.status_code, found.json()["error"]["code"]) == (503, "not_ready")
         go.set()
         until(lambda: client.get("/health").status_code == 200)
+
+
+def test_a_model_that_can_not_answer_is_not_well(shelf: Any, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Answerer, "answer", lambda *_, **__: 1 / 0)
+        with serving(shelf) as served:
+            assert served.ask("/health")[0] == 503
+            status, _, found = served.chat()
+    assert status == 503
+    assert "could not answer when it was tried" in found["error"]["message"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from seqtune.errors import InputError
 from seqtune.serve import gate, running
+from seqtune.serve.app import create_app
 from seqtune.serve.settings import ServeSettings
 from serving_help import Served, chat, serving, until
 
@@ -79,6 +81,36 @@ def test_without_a_key_the_body_is_not_read(strict: Served):
         assert connection.recv(100).startswith(b"HTTP/1.1 401")  # and not 100: nothing of the body has been sent
 
 
+def test_a_key_of_any_letters(shelf: Any):
+    """Clients send it as UTF-8; a line's end behind it (from a file) is no part of it."""
+    with serving(shelf, api_key="Schlüssel 1\n") as served:
+        for key, expected in (("Schlüssel 1", 200), ("Schlüssel 2", 401)):
+            assert served.ask("/v1/models", authorization=f"Bearer {key}".encode().decode("latin-1"))[0] == expected
+
+
+def test_what_the_shutdown_cuts_off_is_told(shelf: Any, caplog: pytest.LogCaptureFixture):
+    """uvicorn cancels what still runs when its time is over."""
+
+    async def ended(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    app = create_app(shelf, ServeSettings())
+    app.app = ended
+    headers = [(b"host", b"localhost")]
+    asyncio.run(app({"type": "http", "path": "/v1/models", "headers": headers}, receive, send))  # pyright: ignore[reportArgumentType]
+    assert sent[0]["status"] == 503
+    assert b"the server is ending" in sent[1]["body"]
+    assert not caplog.records
+
+
 def test_two_keys_are_none(strict: Served):
     twice = head(key=KEY).replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {KEY}x\r\n\r\n".encode())
     assert status(sent(strict, twice, BODY)) == 401
@@ -99,7 +131,14 @@ def test_its_own_names(served: Served, host: str):
 
 def test_pages_of_others(served: Served):
     own = f"127.0.0.1:{served.port}"
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "file://", f"http://{own}.evil.example"):
+    for origin in (
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "file://",
+        "http://[",
+        f"http://{own}.evil.example",
+    ):
         assert served.ask("/v1/models", origin=origin)[0] == 403, origin
     assert served.ask("/v1/models", origin=f"http://{own}")[0] == 200
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 import seqtune
-from serving_help import QUESTION, Served, chat
+from seqtune.serve import wire
+from seqtune.serve.shelf import Shelf
+from serving_help import QUESTION, Served, chat, serving
 
 ASKED: Any = [{"role": "user", "content": QUESTION}]
 
@@ -73,6 +76,52 @@ def test_models_of_one_base_are_loaded_from_one(shelf: Any):
     for name in ("run", "other"):
         tuned = shelf.entries[name].model.model.get_base_model()
         assert tuned.get_input_embeddings().weight.data_ptr() == base.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_run_with_pieces_of_its_own_answers_here_as_it_does_elsewhere(run_with_pieces: Path):
+    expected = seqtune.load(run_with_pieces, "cpu")
+    shelf = Shelf.filled([str(run_with_pieces), str(run_with_pieces)], "cpu")
+    questions = ["What is {3}?", "a {b}\n{c}"]
+    for name in ("run", "run-2"):
+        entry = shelf.entries[name]
+        assert [entry.encode(each) for each in questions] == expected.tokenizer(questions)["input_ids"]
+        assert entry.model.generate(questions) == expected.generate(questions)
+    first, second = (shelf.entries[name].model.model.get_base_model() for name in ("run", "run-2"))
+    weights = [model.get_encoder().block[0].layer[0].SelfAttention.k.weight.data_ptr() for model in (first, second)]
+    assert weights[0] == weights[1]
+    base = shelf.entries[shelf.entries["run"].base or ""].model
+    assert base.tokenizer(questions[1])["input_ids"] != expected.tokenizer(questions[1])["input_ids"]
+    assert base.generate(questions)  # as it was, without their room
+
+
+@pytest.mark.parametrize("limit", [2, 6])
+def test_an_answer_that_was_cut_is_said_to_be(limit: int, rows_file: Path, tmp_path: Path):
+    """BART's last token is always the end."""
+    from tiny_models import tiny
+
+    run = seqtune.finetune(
+        rows_file, model_id=str(tiny("bart", tmp_path / "bart")), out=tmp_path / "run", max_steps=1,
+        max_new_tokens=8, bootstrap_samples=100, device_type="cpu",
+    )  # fmt: skip
+    with serving(Shelf.filled([str(run.path)], "cpu")) as served:
+        status, _, found = served.chat(max_tokens=limit)
+    tuned = seqtune.load(run.path, "cpu")
+    wishes = tuned.answerer.wishes(max_new_tokens=limit)
+    (tokens,) = tuned.answerer.tokens(
+        [tuned.tokenizer(QUESTION)["input_ids"]], batch_size=1, random_state=0, max_new_tokens=limit
+    )
+    assert status == 200
+    assert tokens[-1] in wishes.ends
+    assert found["choices"][0]["finish_reason"] == ("length" if wishes.cut(tokens) else "stop")
+    assert wishes.cut(tokens) or limit > 2
+
+
+def test_beams_of_the_run_do_not_go_with_draws():
+    asked = wire.ChatRequest.model_validate({"model": "a", "messages": ASKED, "temperature": 0.7})
+    own = {"num_beams": 4, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
+    assert asked.knobs(own)["num_beams"] == 1
+    assert asked.model_copy(update={"num_beams": 2}).knobs(own)["num_beams"] == 2
+    assert asked.model_copy(update={"temperature": None}).knobs(own) == {"num_beams": 4, "do_sample": False}
 
 
 def test_draws_with_a_seed_come_again(client: openai.OpenAI):

@@ -19,7 +19,7 @@ from seqtune.errors import InputError, RunError
 from seqtune.run import Run, is_finished, is_unfinished
 from seqtune.sweep import on_cluster
 from seqtune.sweep.space import parsed
-from seqtune.sweep.study import sweep
+from seqtune.sweep.study import RUNGS, sweep
 
 TRIES = ("learning_rate=1e-6..1e-2:log", "lora_r=2,4,16")
 
@@ -57,11 +57,11 @@ def test_what_is_written_down_is_not_done_again(monkeypatch: pytest.MonkeyPatch,
         f'{{"trial": 0, "per_cent": 20, "loss": 2.5}}\n{json.dumps(ended)}\n'
         '{"trial": 1, "per_cent": 20, "loss": 3.1}\n{"trial": 1, "per'
     )
-    given = {"tries": parsed(TRIES), "rungs": (20, 40, 80), "on": "ray", "workers": 2}
+    given = {"tries": parsed(TRIES), "rungs": RUNGS, "on": "ray", "workers": 2}
     with pytest.raises(RunError, match="1 of 3 trials have not come to an end"):
         on_cluster.tried(tmp_path, study, {}, trials=3, **given)
-    assert [each["trial"] for each in told["trials"]] == [1, 2]
-    assert [line["trial"] for line in told["before"]] == [0, 0]  # 1 measures again
+    assert [(each["trial"], each["measured"]) for each in told["trials"]] == [(1, {"20": 3.1}), (2, {})]
+    assert [line["trial"] for line in told["before"]] == [0, 0]  # 1 tells the new scheduler itself
     found = on_cluster.tried(tmp_path, study, {}, trials=2, **given)
     assert [each["state"] for each in found] == ["complete", "pruned"]
     assert found[1]["settings"] == on_cluster.drawn(parsed(TRIES), 42, 1)
@@ -73,11 +73,11 @@ def test_a_scheduler_that_is_told_of_before():
 
     from seqtune.sweep.ray_trials import scheduler
 
-    before = [{"trial": n, "per_cent": 20, "loss": loss} for n, loss in enumerate((2.0, 3.0, 4.0))]
-    for loss, wanted in ((2.5, "CONTINUE"), (3.5, "STOP")):
-        found, new = scheduler([20, 40, 80], before), SimpleNamespace(trial_id="new")
+    before = [{"trial": n, "per_cent": RUNGS[0], "loss": loss} for n, loss in enumerate((2.0, 3.0, 4.0))]
+    for loss, wanted in ((1.5, "CONTINUE"), (3.5, "STOP")):
+        found, new = scheduler(list(RUNGS), before), SimpleNamespace(trial_id="new")
         found.on_trial_add(None, new)
-        assert found.on_trial_result(None, new, {"per_cent": 20, "loss": loss}) == wanted
+        assert found.on_trial_result(None, new, {"per_cent": RUNGS[0], "loss": loss}) == wanted
 
 
 def test_killed_and_gone_on(rows_file: Path, tiny_t5: Path, tmp_path: Path):

@@ -91,8 +91,8 @@ def predict(
 
     FILE is of any kind that `finetune` reads, or text with a question a line (.txt); - is standard input: a JSON
     object, a JSON string or a plain question a line. Each answer is a line {"input": ..., "output": ...}; or with
-    --output a row of that file. Files of any length take the same memory. A prediction into a file that was stopped
-    goes on when the same command is given again.
+    --output a row of that file. Files of any length take the same memory (on Ray all texts are held). A prediction into
+    a file that was stopped goes on when the same command is given again.
 
     \b
       seqtune predict runs/support questions.jsonl > answers.jsonl
@@ -129,7 +129,10 @@ def predict(
                 for text, answer in batch.answers(run, list(texts), on or "", workers, **values):
                     print_text(terminal.as_json({"input": text, "output": answer}))
             else:
-                batch.to_file(run, found, columns, output, on or "", workers, answer_key=answer_key, **values)
+                batch.to_file(
+                    run, found, columns, output, on or "", workers,
+                    answer_key=answer_key, overwrite=overwrite, **values,
+                )  # fmt: skip
             return
         from seqtune import api
         from seqtune.predicting import filling
@@ -138,8 +141,9 @@ def predict(
         batch_size = values.pop("per_device_eval_batch_size", None)
         if output is not None and found is not None:
             filling.to_file(
-                model, found, columns, output, answer_key=answer_key, tell=not seen, batch_size=batch_size, **values
-            )
+                model, found, columns, output,
+                answer_key=answer_key, overwrite=overwrite, tell=not seen, batch_size=batch_size, **values,
+            )  # fmt: skip
             return
         ahead = 1 if file == "-" and sys.stdin.isatty() else api.CHUNK
         total = found.total if found is not None else None

@@ -24,6 +24,7 @@ from seqtune.options import (
     options_of,
     track_option,
 )
+from seqtune.run import is_finished
 from seqtune.settings import knobs
 
 
@@ -154,12 +155,14 @@ def _tune(values: dict[str, Any], as_json: bool, live: bool, **where: Any) -> An
     if launched()[0] > 0:
         return _follow(values)
 
-    with terminal.display(notes=not as_json, live=False):
-        finished = claim.finished(values)
-    if finished is not None:
-        show_run(finished, as_json)
-        return finished
-    preflight.check(values)  # what can be refused is refused before PyTorch is imported
+    out = values.get("out")
+    if launched()[1] == 1 or not out or not is_finished(Path(out)):  # else the others must learn of it too: `finetune`
+        with terminal.display(notes=not as_json, live=False):
+            finished = claim.finished(values)
+        if finished is not None:
+            show_run(finished, as_json)
+            return finished
+        preflight.check(values)  # what can be refused is refused before PyTorch is imported
     values = {**values, "out": claim.place(values)}
     quiet_libraries()
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 from seqtune.cluster.steps import Halves
 from seqtune.cluster.storage import Storage, with_endpoint
+from seqtune.engine.checkpoint import Checkpoints
 from seqtune.errors import InputError, RunError
 from seqtune.progress import advance, say, show, warn
 
@@ -66,7 +68,7 @@ def delivered(
     shelf = Storage(with_endpoint(storage)) if storage is not None else None
     if shelf is not None:
         shelf.check()
-        shelf.fetch(folder)  # where this command was killed, what its workers had saved
+        _brought(shelf, folder, checkpoints, job.made_of)
     (folder / JOB).write_bytes(job.as_bytes())
     told = {
         "job": str(folder / JOB),
@@ -88,7 +90,10 @@ def delivered(
             _listen(line)
     finally:
         if shelf is not None:
-            shelf.fetch(folder)
+            try:
+                shelf.fetch(folder)
+            except OSError as error:  # whatever ended the training is told, not this
+                warn(f"{shelf.uri}: its checkpoints can't be fetched ({error}); the same command fetches them")
     (folder / JOB).unlink()
     taken = checkpoints.newest(None)
     if taken is None or taken.step != ended_at:
@@ -99,6 +104,21 @@ def delivered(
     if shelf is not None:
         shelf.clear()
     return path
+
+
+def _brought(shelf: Storage, folder: Path, checkpoints: Checkpoints, made_of: dict[str, Any]) -> None:
+    """What the workers of a command that was killed had saved, fetched; what a run without a cluster had, put there."""
+    fetched = shelf.fetch(folder)
+    try:
+        checkpoints.compare(made_of)
+    except InputError as error:
+        if not fetched:
+            raise
+        for name in fetched:
+            shutil.rmtree(folder / name)
+        mend = "Choose another --storage, or go on all the same with --allow-changed."
+        raise InputError(f"{shelf.uri}: holds a run of something else", error.details, mend) from None
+    shelf.put_newest(folder)
 
 
 def lines_of(module: str, on: str, workers: int | None, told: Mapping[str, Any], log: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import ray  # pyright: ignore[reportMissingImports] (an extra)
 from ray.exceptions import RayError  # pyright: ignore[reportMissingImports] (an extra)
 from ray.util.queue import Empty, Queue  # pyright: ignore[reportMissingImports] (an extra)
 
-from seqtune.errors import RunError, SeqtuneError
+from seqtune.errors import InputError, RunError, SeqtuneError
 
 #: Bytes of the object store of a Ray that is started here: what goes through it is a training set's token ids.
 OBJECT_STORE = 150 * 2**20
@@ -56,6 +57,10 @@ def run(work: Callable[[dict[str, Any], int, int], None]) -> None:
         work(told, *_workers(told))
     except SeqtuneError as error:
         tell("failed", headline=error.headline, details=error.details, mend=error.mend)
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        tell("failed", headline=f"{type(error).__name__}: {error}", details=ends_with(error), mend=told.get("mend"))
         sys.exit(1)
     finally:
         ray.shutdown()
@@ -94,12 +99,27 @@ def _connect(on: str) -> None:
 
 
 def _workers(told: dict[str, Any]) -> tuple[int, int]:
-    """How many, and the CPUs of each: those of a machine, shared by the workers on it."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """How many, and the CPUs of each: those of a machine, shared by the workers on it.
+
+    Raises:
+        InputError: more workers than the cluster has CPUs, or GPUs where these are wanted: Ray would wait for more.
+    """
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in found if node.get("CPU", 0) >= 1]  # a head may have none, and does no work then
+    if not nodes:
+        raise InputError(
+            "the Ray cluster has no machine with a CPU to give", mend="Start workers: ray start --address …"
+        )
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     number = told["workers"] or (gpus if told.get("gpu") and gpus else len(nodes))
-    cpus = int(min(node.get("CPU", 1) for node in nodes))
-    return number, max(1, cpus // -(-number // len(nodes)))
+    least = int(min(node["CPU"] for node in nodes))
+    cpus = max(1, least // -(-number // len(nodes)))
+    for kind, most in (("CPU", int(sum(node["CPU"] // cpus for node in nodes))), ("GPU", gpus)):
+        if number > most and (kind == "CPU" or told.get("gpu")):
+            raise InputError(
+                f"workers = {number}: the cluster has room for {most}, by its {kind}s", mend="Ask for fewer --workers."
+            )
+    return number, cpus
 
 
 def _train(told: dict[str, Any], number: int, cpus: int) -> None:
@@ -112,7 +132,7 @@ def _train(told: dict[str, Any], number: int, cpus: int) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # pyright: ignore[reportMissingImports] (an extra)
 
     from seqtune.cluster.ray_worker import train
-    from seqtune.cluster.storage import Storage
+    from seqtune.cluster.storage import RAYS_OWN, Storage
 
     tell("say", text=f"Ray: {number} {'worker' if number == 1 else 'workers'} with {cpus} threads each")
     queue = Queue(actor_options={"num_cpus": 0})
@@ -129,7 +149,7 @@ def _train(told: dict[str, Any], number: int, cpus: int) -> None:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if told["gpu"] else "gloo"),
         run_config=RunConfig(
             name="train",
-            storage_path=f"{storage.root}/ray",
+            storage_path=f"{storage.root}/{RAYS_OWN}",
             storage_filesystem=storage.files,
             failure_config=FailureConfig(max_failures=RESTARTS),
         ),
@@ -174,8 +194,7 @@ def _hear(queue: Queue, done: threading.Event, failures: list[dict[str, Any]]) -
             return
         if line["what"] == "failed":
             failures.append(line)
-        else:
-            tell(**line)
+        tell(**line)  # a failure too, at once: the other ranks would wait for the one that is gone
 
 
 if __name__ == "__main__":

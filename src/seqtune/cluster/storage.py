@@ -21,6 +21,9 @@ from seqtune.engine.checkpoint import MANIFEST, Checkpoints
 from seqtune.engine.state import Snapshot
 from seqtune.errors import InputError
 
+#: Where Ray Train keeps what it keeps.
+RAYS_OWN = "ray"
+
 
 def with_endpoint(uri: str) -> str:
     """The URI with the S3 server that ``AWS_ENDPOINT_URL`` names, for workers that do not have this environment."""
@@ -50,10 +53,16 @@ class Storage:
 
     def __init__(self, uri: str):
         self.uri = uri
+        if "://" not in uri:  # a path would be another one on each machine
+            raise InputError(
+                f"storage = {uri!r}   expected a URI", mend="For instance s3://BUCKET/PLACE or file:///PLACE."
+            )
         try:
             self.files, root = fs.FileSystem.from_uri(uri)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             self.files, root = _by_fsspec(uri)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{uri}: can't be reached", [str(error)[:300]]) from None
         self.root = root.rstrip("/")
 
     def check(self) -> None:
@@ -85,8 +94,15 @@ class Storage:
             with self.files.open_output_stream(f"{there}/{path.name}") as file:
                 file.write(path.read_bytes())
 
-    def fetch(self, folder: Path) -> None:
-        """Copy the checkpoints that are here and newer than those of the folder into it."""
+    def put_newest(self, folder: Path) -> None:
+        """Copy the newest checkpoint of the folder here, where it is newer than those that are here."""
+        newest = max(folder.glob("step-*"), default=None)
+        if newest is not None and newest.name > max(self.names(), default=""):
+            self.put(newest)
+
+    def fetch(self, folder: Path) -> list[str]:
+        """Copy the checkpoints that are here and newer than those of the folder into it; returns their names."""
+        fetched: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
         newest = max((path.name for path in folder.glob("step-*")), default="")
         for name in self.names():
@@ -99,6 +115,8 @@ class Storage:
                 with self.files.open_input_stream(each.path) as file:
                     (partial / each.base_name).write_bytes(file.read())
             partial.replace(folder / name)
+            fetched.append(name)
+        return fetched
 
     def keep_only(self, names: set[str]) -> None:
         """Remove the other checkpoints."""
@@ -107,8 +125,11 @@ class Storage:
             self.files.delete_dir(f"{self.root}/{name}")
 
     def clear(self) -> None:
-        """Remove what is here."""
-        self.files.delete_dir_contents(self.root, missing_dir_ok=True)
+        """Remove what a run has left here, and nothing that others have."""
+        self.keep_only(set())
+        for each in self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
+            if each.base_name == RAYS_OWN or each.base_name.startswith("step-"):  # of a checkpoint that is not whole
+                self.files.delete_dir(each.path)
 
 
 @dataclass

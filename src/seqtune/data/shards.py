@@ -1,7 +1,7 @@
 """A folder of Parquet or JSON Lines files, too large to be read at once: what is in it, piece by piece.
 
-A piece is a row group of a Parquet file, or `LINES` lines of JSON Lines. Where they begin is found in one pass over the
-files, which also takes their digest; it is a few numbers for each piece, so that ten million rows are a megabyte.
+A piece is a row group of a Parquet file, or `LINES` lines of JSON Lines. Where they begin is found in a pass over the
+files; it is a few numbers for each piece, so that ten million rows are a megabyte.
 
 Not covered: packed JSON Lines (nobody can begin to read in the middle of them), CSV, folders in folders.
 """

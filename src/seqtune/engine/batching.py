@@ -113,6 +113,20 @@ def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
+def with_little_padding(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Batches of row numbers, longest first, each padded to its longest with ``most`` tokens in all at most."""
+    part: list[int] = []
+    padding = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        padding += lengths[part[0]] - lengths[row] if part else 0
+        if padding > most:
+            yield part
+            part, padding = [], 0
+        part.append(row)
+    if part:
+        yield part
+
+
 def collate(rows: Sequence[dict], pad_token_id: int, device: torch.device | None = None) -> dict[str, Tensor]:
     """Rows of token ids as right-padded tensors, each padded to the longest of *this* batch.
 

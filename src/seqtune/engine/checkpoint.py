@@ -187,6 +187,23 @@ class Checkpoints:
             return taken
         return None
 
+    def compare(self, made_of: dict[str, Any]) -> None:
+        """Refuse to go on from what was made of something else, before anything is begun.
+
+        Args:
+            made_of: as of `newest`, as far as it is known.
+
+        Raises:
+            InputError: as `newest`.
+        """
+        for place in reversed(self._places()) if self.folder is not None and self.folder.is_dir() else ():
+            try:
+                before = _read(place)[1]
+            except _DamagedError:
+                continue  # `newest` says so
+            self._compared({name: value for name, value in before.items() if name in made_of}, made_of, place)
+            return
+
     def _compared(self, before: dict[str, Any], now: dict[str, Any], place: Path) -> list[str]:
         changes = [
             f"{name}: was {before.get(name)}, is {now.get(name)}"

@@ -112,7 +112,7 @@ def train(
         precision: ``fp32`` or ``bf16`` (autocast; the adapter and the optimizer stay fp32).
         pad_token_id: of the tokenizer.
         checkpoints: where the state is kept, and found again: a run that was stopped goes on, and ends as if it had
-            not been (bit for bit, on the same machine and versions). None keeps nothing.
+            not been (bit for bit, on the same machine and versions; on a GPU to rounding). None keeps nothing.
         made_of: what a run that goes on must have been made of too.
         ranks: who trains with us; all call this with the same rows and settings, and end with the same state. The first
             alone keeps checkpoints.
@@ -205,11 +205,14 @@ def train(
                     raise
             batch = mean_nll = None  # whatever the pass still holds goes before anything else is tried
             optimizer.zero_grad()
+            if not shards.on and paths.release():
+                warn(f"step {state.step + 1}: no memory beside the recorded passes: kernels are launched one by one")
+                continue
             few = [rows[row] for row in part]
             if not settings["auto_batch"] or len(few) == 1:
                 # A pass that all ranks take part in can't be measured by one that is about to end.
                 needed = None if shards.on else memory.needed_by(prepared, few, train_rows, pad_token_id, paths.forward)
-                raise memory.out_of_memory(state.step + 1, few, most, needed)
+                raise memory.out_of_memory(state.step + 1, few, most, needed, device)
             state.rows_per_pass = (len(few) + 1) // 2
             warn(
                 f"step {state.step + 1}: no memory for {len(few)} rows in a pass; from here on {state.rows_per_pass}, "

@@ -62,7 +62,9 @@ def needed_by(
     return one * widths * len(rows) // _tokens(shortest)
 
 
-def out_of_memory(step: int, rows: Sequence[dict[str, Any]], rows_per_pass: int, needed: int | None) -> RunError:
+def out_of_memory(
+    step: int, rows: Sequence[dict[str, Any]], rows_per_pass: int, needed: int | None, device: torch.device
+) -> RunError:
     """The error for a pass that found no room: what was being done, how much it needs, the two knobs that help.
 
     Args:
@@ -70,6 +72,7 @@ def out_of_memory(step: int, rows: Sequence[dict[str, Any]], rows_per_pass: int,
         rows: of the pass.
         rows_per_pass: the most rows that a pass may have now.
         needed: from `needed_by`.
+        device: where it was.
     """
     source, target = (max(len(row[name]) for row in rows) for name in ("input_ids", "labels"))
     headline = f"out of memory in step {step} of training"
@@ -77,7 +80,9 @@ def out_of_memory(step: int, rows: Sequence[dict[str, Any]], rows_per_pass: int,
     details = [f"the pass: {len(rows)} {noun}, the longest with {source:,} source and {target:,} target tokens"]
     if needed is not None:
         details.append(f"it keeps about {needed / 2**30:.2g} GiB between forward and backward (estimated from one row)")
-    details.append(f"the machine has {psutil.virtual_memory().available / 2**30:.2g} GiB free now")
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    details.append(f"the {'GPU' if on_gpu else 'machine'} has {free / 2**30:.2g} GiB free now")
     shorter = "a smaller --max-source-length or --max-target-length"
     if len(rows) == 1:
         return RunError(headline, details, f"Already one row a pass: try {shorter}, or a smaller model.")

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seqtune.data import tokens
 from seqtune.errors import InputError, RunError
 from seqtune.export import checking, vocabulary
 from seqtune.export.tuned import Tuned
@@ -62,7 +63,7 @@ greedy.add_greedy()
 before = model.metadata().get("seqtune.before_text", "")  # what llama.cpp doesn't put before a text by itself
 
 tokenizer = None
-if (HERE / "tokenizer.json").exists():  # llama.cpp has no such tokenizer, or one that cuts texts otherwise
+if (HERE / "tokenizer_config.json").exists():  # llama.cpp has no such tokenizer, or one that cuts texts otherwise
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(HERE)
@@ -237,9 +238,10 @@ def _is_large(name: str, weight: Tensor) -> bool:
 
 def _cut_otherwise(tuned: Tuned, folder: Path) -> str:
     """How many of how many texts llama.cpp encodes, or decodes, otherwise; empty where it does as the run does."""
-    limit = tuned.settings["max_source_length"]
+    limit, template = tuned.settings["max_source_length"], tuned.settings["input_template"]
     long, own = "A long text, of 2 parts. " * limit, "x".join(["", *pieces.characters_of(tuned.tokenizer), ""])
-    texts = [*tuned.texts, *tuned.references, *vocabulary.PROBES, long, own]
+    plain = [*tuned.texts, *tuned.references, *vocabulary.PROBES, long, own]
+    texts = [*plain, *tokens.apply_template(template, plain)]  # answers are decoded without it
     ids = [tuned.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
     back = [tuned.answerer.text(each) for each in ids]
     theirs, read = _asked(folder, "encoded", texts), _asked(folder, "decoded", ids)

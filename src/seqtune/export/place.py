@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def check(out: str | Path, overwrite: bool) -> None:
             raise InputError(
                 f"{path}: an export is already there", mend="Choose another --out, or pass --overwrite to replace it."
             )
-        path = path.with_name(path.name + ".new")  # its own name was fine once; can one beside it be written?
+        path = _beside(path, "new")  # its own name was fine once; can one beside it be written?
     for folder in (path, *path.absolute().parents):
         if not folder.exists() or (folder.is_symlink() and folder == path):
             run.check_destination(folder, overwrite=False)
@@ -53,11 +54,11 @@ def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
         RunError: the disk is full, or the place has been taken or become unwritable; what was there is still there.
     """
     out = Path(out)
-    with run.publishing(out.with_name(out.name + ".whole"), overwrite=False) as staging:
+    whole, old = _beside(out, "whole"), _beside(out, "old")
+    with run.publishing(whole, overwrite=False) as staging:
         yield staging
         if not (staging / MANIFEST).is_file():
             raise RunError(f"{out}: the export is not whole")
-    whole, old = out.with_name(out.name + ".whole"), out.with_name(f".{out.name}.old")
     try:
         if out.is_dir() and is_replaceable(out) and (overwrite or not any(out.iterdir())):
             out.rename(old)
@@ -71,3 +72,8 @@ def publishing(out: str | Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(whole, ignore_errors=True)
         raise RunError(f"{out}: can't be written ({error.strerror})", mend="Choose another --out.") from None
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path, what: str) -> Path:
+    """A hidden place beside it that nobody else has, whatever a kill has left there before."""
+    return out.with_name(f".{out.name}-{secrets.token_hex(4)}.{what}")

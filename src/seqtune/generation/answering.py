@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from seqtune.engine import batching, hardware
 from seqtune.errors import InputError
@@ -33,6 +33,9 @@ ROW_TOKENS, SHORT = 1024, 4
 
 #: A batch is filled up when this share of its places is free: the encoder works on several rows at once, too.
 REFILL = 4
+
+#: Padded tokens of a pass of the encoder, at most: one pass more costs what some dozen tokens do.
+PADDING = 32
 
 #: Largest difference of our decoder's logits from the model's own, relative by their norm. (bf16: it is no nonsense.)
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.3}
@@ -102,6 +105,7 @@ class Answerer:
         batch_size: int,
         random_state: int,
         stage: str = "answering",
+        stop: Callable[[], bool] | None = None,
         **knobs: Any,
     ) -> list[list[int]]:
         """The tokens of the answer to each encoded input, in the order of the inputs, without the start token.
@@ -112,6 +116,7 @@ class Answerer:
             random_state: seeds the drawing of tokens with ``do_sample``, together with the number of the input; the
                 generators of the process are left alone.
             stage: what to call this in the progress display.
+            stop: asked before each token; once it is true, the answers end where they are.
             **knobs: of transformers' ``generate``; they override the checkpoint's own taste (see
                 `families.generation_defaults`).
         """
@@ -119,11 +124,11 @@ class Answerer:
         if self.engine == "transformers" or wishes.unhandled:
             if self.engine != "transformers":
                 say(f"answers: by transformers' generate, which is slower, for {', '.join(wishes.unhandled)}")
-            return self._by_transformers(sources, wishes, batch_size, random_state, stage)
+            return self._by_transformers(sources, wishes, batch_size, random_state, stage, stop)
         answers = [Answer(source, wishes, f"{random_state} {row}") for row, source in enumerate(sources)]
         waiting = sorted(range(len(answers)), key=lambda row: (-len(sources[row]), row))[::-1]
         session, done = self.session(), 0
-        while waiting or session.answers:
+        while (waiting or session.answers) and not (stop and stop()):
             if waiting:
                 longest = len(sources[waiting[-1]]) + wishes.limit
                 places = max(batch_size, min(SHORT * batch_size, batch_size * ROW_TOKENS // longest))
@@ -142,13 +147,16 @@ class Answerer:
 
     @torch.inference_mode()
     def encode(self, sources: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The encoder's states of each input, [tokens, width].
+        """The encoder's states of each input, [tokens, width]; inputs of like length in one pass.
 
         In fp32 whatever the precision: it is a small part of the work, and what is lost here is lost for every token.
         """
-        batch = batching.collate([{"input_ids": list(source)} for source in sources], self._pad, self.device)
-        states = self.model.get_encoder()(**batch).last_hidden_state
-        return [state[: len(source)].float() for state, source in zip(states, sources, strict=True)]
+        found: dict[int, Tensor] = {}
+        for part in batching.with_little_padding([len(source) for source in sources], PADDING):
+            batch = batching.collate([{"input_ids": list(sources[row])} for row in part], self._pad, self.device)
+            states = self.model.get_encoder()(**batch).last_hidden_state
+            found.update((row, state[: len(sources[row])].float()) for row, state in zip(part, states, strict=True))
+        return [found[row] for row in range(len(sources))]
 
     @property
     def _pad(self) -> int:
@@ -179,16 +187,29 @@ class Answerer:
         return True
 
     def _by_transformers(
-        self, sources: Sequence[Sequence[int]], wishes: Wishes, batch_size: int, random_state: int, stage: str
+        self,
+        sources: Sequence[Sequence[int]],
+        wishes: Wishes,
+        batch_size: int,
+        random_state: int,
+        stage: str,
+        stop: Callable[[], bool] | None,
     ) -> list[list[int]]:
         """As `tokens`, by transformers' ``generate`` in fp32."""
+
+        def stopped(written: Tensor, scores: Any, **_: Any) -> Tensor:
+            return torch.full((len(written),), bool(stop and stop()), device=written.device)
+
         generate: Callable[..., Tensor] = self.model.generate  # pyright: ignore[reportAssignmentType]
         found: list[list[int]] = [[] for _ in sources]
+        criteria: Any = StoppingCriteriaList([stopped])  # pyright: ignore[reportArgumentType] (any callable is one)
         done = 0
         with hardware.seeded(random_state, self.device), torch.inference_mode():
             for part in batching.by_length([len(source) for source in sources], batch_size):
                 batch = batching.collate([{"input_ids": list(sources[row])} for row in part], self._pad, self.device)
-                written = generate(**batch, generation_config=wishes.config)
+                written = generate(
+                    **batch, generation_config=wishes.config, tokenizer=self.tokenizer, stopping_criteria=criteria
+                )
                 for row, tokens in zip(part, written.tolist(), strict=True):
                     found[row] = tokens[1:]
                 done += len(part)

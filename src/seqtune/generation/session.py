@@ -177,10 +177,10 @@ def drawn(scores: Tensor, wishes: Wishes, answers: Sequence[Answer]) -> list[int
     candidates = None
     if 0 < wishes["top_k"] < scores.shape[1]:
         scores, candidates = scores.topk(wishes["top_k"])
-    sums = wishes.narrowed(scores).softmax(-1).double().cumsum(-1)
-    numbers = torch.tensor([answer.draw() for answer in answers], dtype=torch.double).to(sums.device)
+    sums = wishes.narrowed(scores).softmax(-1).cpu().double().cumsum(-1)  # Apple's GPUs have no float64
+    numbers = torch.tensor([answer.draw() for answer in answers], dtype=torch.double)
     places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True).clamp_(max=sums.shape[1] - 1)
-    return (places if candidates is None else candidates.gather(1, places))[:, 0].tolist()
+    return (places if candidates is None else candidates.cpu().gather(1, places))[:, 0].tolist()
 
 
 def _beams(answer: Answer) -> Beams:

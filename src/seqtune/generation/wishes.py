@@ -2,9 +2,9 @@
 
 The processors are transformers' own classes, in its order; what is ours is the search around them.
 
-Not covered: knobs outside `HANDLED` (``penalty_alpha``, ``guidance_scale``, ``stop_strings`` …), beams that are
-sampled, several answers to a question. `Wishes.unhandled` names them, and `answering` then hands the rows to
-transformers.
+Not covered: knobs outside `HANDLED` (``guidance_scale``, ``stop_strings`` …) and beams that are sampled.
+`Wishes.unhandled` names them, and `answering` then hands the rows to transformers. Several answers to a question, and
+searches whose code transformers would fetch from its hub (`REFUSED`), are refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ HANDLED = {
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
     "decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id",
 }  # fmt: skip
+
+#: Knobs that stay as they are: more answers than questions, and what transformers 5 would run the hub's own code for.
+REFUSED = (
+    "num_return_sequences", "penalty_alpha", "num_beam_groups", "diversity_penalty", "constraints", "force_words_ids",
+    "dola_layers",
+)  # fmt: skip
 
 #: What says nothing about the answer, or only how transformers computes it.
 _INDIFFERENT = {
@@ -74,7 +80,11 @@ class Wishes:
             for name in ("temperature", "top_k", "top_p"):  # without sampling they mean nothing, and generate warns
                 options.pop(name, None)
         self._checked(options)
-        self.config = GenerationConfig(**options)
+        try:
+            self.config = GenerationConfig(**options)
+        except ValueError as error:
+            raise InputError("generate does not take these knobs", [str(error).splitlines()[0]]) from None
+        self._device = model.device
         own: Any = model.generation_config
         self.values: dict[str, Any] = {
             **_DEFAULTS,
@@ -91,6 +101,11 @@ class Wishes:
 
     @staticmethod
     def _checked(options: Mapping[str, Any]) -> None:
+        for name in REFUSED:
+            if options.get(name) and options[name] != _DEFAULTS.get(name):
+                raise InputError(
+                    f"{name} = {options[name]!r}   is not taken: a question has one answer, and no code of a hub is run"
+                )
         for name, least in (("num_beams", 1), ("max_new_tokens", 1), ("max_length", 2), ("top_k", 0)):
             value = options.get(name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -182,8 +197,8 @@ class Wishes:
 
     def _behind(self, questions: list[list[int]]) -> LogitsProcessorList:
         """transformers' processors of these knobs, in its order."""
-        found, ends = LogitsProcessorList(), torch.tensor(sorted(self.ends))
-        ids = torch.tensor(questions) if questions else None
+        found, ends = LogitsProcessorList(), torch.tensor(sorted(self.ends), device=self._device)
+        ids = torch.tensor(questions, device=self._device) if questions else None
         made = transformers
         if self["encoder_repetition_penalty"] != 1.0 and ids is not None:
             found.append(made.EncoderRepetitionPenaltyLogitsProcessor(self["encoder_repetition_penalty"], ids))  # pyright: ignore[reportArgumentType]

@@ -98,6 +98,7 @@ def to_file(
     tell: bool = False,
     answer_key: str = "output",
     elsewhere: Elsewhere | None = None,
+    overwrite: bool = True,
     **options: Any,
 ) -> Path:
     """Answer a file of questions into a file; whole or absent, and where it was stopped it goes on.
@@ -110,6 +111,8 @@ def to_file(
         tell: say how far it is, every minute.
         answer_key: the column of the answers.
         elsewhere: who answers, if not the model here.
+        overwrite: whether a file that is there is replaced. One whose journal holds all answers always is: a kill came
+            between its last rename and the end.
         **options: ``batch_size`` and knobs of transformers' ``generate``.
 
     Raises:
@@ -121,6 +124,7 @@ def to_file(
             f'{file.source["path"]}: its rows have a column "{answer_key}" already',
             mend="Name another with --answer-key.",
         )
+    schema = writers.schema_with(file.source, answer_key, output)
     answering = Answering(model, options.pop("batch_size", None), options)
     source = {name: value for name, value in file.source.items() if name != "path"}
     told = {
@@ -134,6 +138,8 @@ def to_file(
     }
     journal = Journal(Path(f"{output}.partial"), told, CHUNK, file.total)
     try:
+        if Path(output).exists() and not overwrite and journal.done < file.total:
+            raise writers.already_there(output)
         if journal.done:
             progress.say(f"{output}: goes on behind {journal.done:,} of {file.total:,} rows")
         if elsewhere is None:
@@ -142,7 +148,7 @@ def to_file(
             answers = elsewhere([text for text, _ in islice(file.rows(), journal.done, None)])
             while ahead := list(islice(answers, CHUNK)):
                 journal.add(ahead)
-        _assemble(journal, file, columns, output, answer_key)
+        _assemble(journal, file, columns, output, answer_key, schema)
     except BaseException:
         journal.close()
         raise
@@ -166,10 +172,11 @@ def _fill(journal: Journal, file: questions.File, answering: Answering, tell: bo
             progress.say(f"{journal.done:,} of {file.total:,} rows, {rate:.1f} rows/s, {left:.0f} minutes left")
 
 
-def _assemble(journal: Journal, file: questions.File, columns: Columns, output: str, answer_key: str) -> None:
+def _assemble(
+    journal: Journal, file: questions.File, columns: Columns, output: str, answer_key: str, schema: Any
+) -> None:
     """Rows and answers side by side into the file that is wanted."""
     partial = Path(f"{output}.partial.whole")
-    schema = writers.schema_with(file.source, answer_key)
     columns.see({answer_key: ""})
     try:
         with partial.open("wb") as stream:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ class Journal:
 
     def close(self) -> None:
         """Let the place go; the answers stay."""
-        self.stream.close()
+        with suppress(OSError):  # a full disk: what could not be written before can't be now
+            self.stream.close()
         self.release()
 
     def release(self) -> None:

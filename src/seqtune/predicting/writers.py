@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from seqtune.data import opening
 from seqtune.errors import InputError
 from seqtune.predicting.columns import Columns, as_json, is_utf8
 
@@ -46,18 +48,23 @@ def kind_of(path: str) -> str:
 
 
 def check(path: str, overwrite: bool) -> None:
-    """Refuse a file that can't be written, before any work is done.
+    """Refuse a file that can't be written, before any work is done; beside a journal `filling.to_file` looks again.
 
     Raises:
         InputError: its name says no format, something is there, or there is no such folder.
     """
     kind_of(path)
     place = Path(path)
-    if place.is_dir() or (place.exists() and not overwrite):
-        raise InputError(f"{path}: already there", mend="Choose another --output, or pass --overwrite to replace it.")
+    if place.is_dir() or (place.exists() and not overwrite and not Path(f"{path}.partial").exists()):
+        raise already_there(path)
     if not os.access(place.absolute().parent, os.W_OK):
         why = "can't be written" if place.absolute().parent.is_dir() else f"there is no folder {place.parent}"
         raise InputError(f"{path}: {why}", mend="Choose another --output.")
+
+
+def already_there(path: str) -> InputError:
+    """The error where something is there that is not to be replaced."""
+    return InputError(f"{path}: already there", mend="Choose another --output, or pass --overwrite to replace it.")
 
 
 class Lines:
@@ -164,12 +171,13 @@ def _writable(text: str) -> str:
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
-def schema_with(source: dict[str, Any], answer_key: str) -> Any:
-    """The schema of a Parquet file with a column of text more; None of any other file."""
-    if source.get("format") != "parquet":
+def schema_with(source: dict[str, Any], answer_key: str, output: str) -> Any:
+    """From Parquet to Parquet: the schema of the source with a column of text more; else None."""
+    if source.get("format") != "parquet" or kind_of(output) != "parquet":
         return None
     import pyarrow
     import pyarrow.parquet
 
-    schema = pyarrow.parquet.read_schema(source["path"])
+    with opening.unpacked(Path(source["path"])) as stream:
+        schema = pyarrow.parquet.read_schema(stream if stream.seekable() else io.BytesIO(stream.read()))
     return schema.append(pyarrow.field(answer_key, pyarrow.string()))

@@ -76,15 +76,20 @@ class Answers:
 
         Raises:
             Refused: 400 a question is too long; 404 no such model; 422 too many choices or too long an answer; 503 the
-                queue is full, or the models are not warm yet.
+                queue is full, the models are not warm yet, or this one can't answer.
         """
         entry = self.entry(asked.model)
         if not self.batcher.is_warm:
             raise Refused(503, "the models are not loaded yet", code="not_ready", retry_after=2)
+        if entry.name in self.batcher.broken:
+            raise Refused(503, f"{entry.name} could not answer when it was tried; the log of the server says why")
         copies = asked.n or 1
         if len(questions) * copies > wire.CHOICES:
             found = f"{len(questions)} prompts with n = {copies}"
             raise Refused(422, f"{found}: at most {wire.CHOICES} choices a request", param="n")
+        if len(questions) * copies > self.settings.max_waiting:
+            found = f"{len(questions) * copies} choices"
+            raise Refused(422, f"{found}: this server lets {self.settings.max_waiting} wait (--max-waiting)", param="n")
         limit = self._limit(entry, asked)
         sources = [self._source(entry, text) for text in questions]
         knobs = {**asked.knobs(entry.model.settings), "max_new_tokens": limit}

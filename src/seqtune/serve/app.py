@@ -110,10 +110,10 @@ def _file(content: bytes, kind: str) -> Callable[[], Response]:
 def _add_health(app: FastAPI, batcher: Batcher, watch: Watch, keys: list[Any]) -> None:
     """Whether it is well, and its figures."""
 
-    @app.get("/health", responses={503: {"description": "Not warm yet, or ending."}}, tags=["state"])
+    @app.get("/health", responses={503: {"description": "Not warm yet, or a model could not answer."}}, tags=["state"])
     async def health() -> Response:
         """200 when the models are loaded and have answered once."""
-        well = batcher.is_warm and not batcher.ending and batcher.thread.is_alive()
+        well = batcher.is_warm and not batcher.broken and not batcher.ending and batcher.thread.is_alive()
         content = b'{"status": "ok"}' if well else b'{"status": "not ready"}'
         return Response(content, 200 if well else 503, media_type="application/json")
 

@@ -3,7 +3,8 @@
 One thread answers. Each model has a session of answers being written; a request joins it at any step, as soon as there
 is a place, and leaves it when it is finished: a long answer holds nobody up, a lone request never waits for company. No
 answer depends on its neighbours: draws at random have dice of their own. What our decoder does not know (a model's
-architecture, a knob) is answered alone, in one go, by transformers' ``generate``.
+architecture, a base in 4 bits, sampled beams) is answered alone, by transformers' ``generate``: one such request at a
+time, which the others wait for, then a token for each of these.
 
 A request whose client has left is skipped, or dropped at the next token. Nothing that goes wrong ends the thread: the
 requests at work in that session fail, the next ones are answered.
@@ -118,7 +119,8 @@ class Job:
                     break
         if self.answer.finished or self.text.stopped or self.gone:
             self.over = True
-            self.reason = "stop" if self.answer.ended or self.text.stopped else "length"
+            ended = self.answer.ended and not self.wishes.cut(self.answer.tokens)  # BART's last token is always the end
+            self.reason = "stop" if ended or self.text.stopped else "length"
             if not self.text.stopped:
                 self.text.ids = list(self.answer.tokens)
             rest = "" if self.gone else self.text.close()
@@ -142,13 +144,15 @@ class Batcher:
         self.max_waiting = max_waiting
         self.watch = watch
         self.is_warm = False
+        self.broken: set[str] = set()
         self.waiting: deque[Job] = deque()
+        self.alone: deque[Job] = deque()
         self.working: dict[str, list[Job]] = {}
         self.sessions: dict[str, Session] = {}
         self.changed = threading.Condition()
         self.ending = False
         self.thread = threading.Thread(target=self._work, name="seqtune-answers", daemon=True)
-        watch.waiting.set_function(lambda: len(self.waiting))
+        watch.waiting.set_function(lambda: len(self.waiting) + len(self.alone))
         watch.running.set_function(self.at_work)
 
     def start(self) -> None:
@@ -173,9 +177,9 @@ class Batcher:
             Full: there is no place for them.
         """
         with self.changed:
-            if len(self.waiting) + len(jobs) > self.max_waiting:
+            if self._queued + len(jobs) > self.max_waiting:
                 self._forget_gone()
-            if len(self.waiting) + len(jobs) > self.max_waiting or self.ending:
+            if self._queued + len(jobs) > self.max_waiting or self.ending:
                 raise Full
             self.waiting.extend(jobs)
             self.changed.notify()
@@ -187,11 +191,15 @@ class Batcher:
                 entry.model.answerer.answer([source], batch_size=1, random_state=0, max_new_tokens=2)
             except Exception:
                 logger.exception("%s could not answer", entry.name)
+                self.broken.add(entry.name)
         self.is_warm = True
         while (fresh := self._admitted()) is not None:
-            for job in fresh:
-                if job.alone:
-                    self._guarded([job], self._answer_alone, job)
+            self.alone.extend(job for job in fresh if job.alone)
+            while self.alone and self.alone[0].gone:
+                self.alone.popleft()
+            if self.alone:
+                job = self.alone.popleft()
+                self._guarded([job], self._answer_alone, job)
             sharing = [job for job in fresh if not job.alone]
             for name in {job.entry.name for job in sharing}:
                 beginning = [job for job in sharing if job.entry.name == name]
@@ -224,12 +232,12 @@ class Batcher:
         with self.changed:
             while True:
                 self._forget_gone()
-                if self.waiting or self.working:
+                if self.waiting or self.working or self.alone:
                     break
                 if self.ending:
                     return None
                 self.changed.wait()
-            at_work = [job for jobs in self.working.values() for job in jobs]
+            at_work = [job for jobs in self.working.values() for job in jobs] + list(self.alone)
             rows, room = sum(job.wishes.beams for job in at_work), sum(job.size for job in at_work)
             fitting: list[Job] = []
             for job in self.waiting:
@@ -243,6 +251,10 @@ class Batcher:
                 self.waiting.popleft()
             return fitting
 
+    @property
+    def _queued(self) -> int:
+        return len(self.waiting) + len(self.alone)
+
     def _forget_gone(self) -> None:
         self.waiting = deque(job for job in self.waiting if not job.gone)
 
@@ -255,10 +267,10 @@ class Batcher:
         self.working.setdefault(name, []).extend(jobs)
 
     def _answer_alone(self, job: Job) -> None:
-        """Answer a job in one go."""
+        """Answer a job in one go; given up at the next token when its client has left."""
         self._count_waiting([job])
         (job.answer.tokens,) = job.entry.model.answerer.tokens(
-            [job.source], batch_size=1, random_state=job.seed, **job.knobs
+            [job.source], batch_size=1, random_state=job.seed, stop=lambda: job.gone, **job.knobs
         )
         job.answer.finished = True
         self._tell([job])

@@ -57,7 +57,7 @@ class Gate:
         self.watch = watch
         self.batcher = batcher
         self.hosts = _hosts(settings)
-        self.key = settings.api_key.encode() if settings.api_key else None
+        self.key = settings.api_key.strip().encode() if settings.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -105,6 +105,9 @@ class Gate:
             await self.app(scope, _replayed(body, receive), send)
         except Slow:
             raise
+        except asyncio.CancelledError:  # the shutdown's time is over
+            if not status():
+                await self._refuse(Refused(503, "the server is ending"), receive, send, unread=False)
         except Exception:
             logger.exception("a request to %s failed", scope["path"][:100])
             if not status():
@@ -120,8 +123,7 @@ class Gate:
                 "(--allowed-hosts)",
                 close=True,
             )
-        origin = headers.get(b"origin")
-        if origin and urlsplit(origin).netloc.lower() != host.lower():
+        if (origin := headers.get(b"origin")) and _place_of(origin) != host.lower():
             raise Refused(403, "pages of other origins may not call this server", close=True)
 
     def _check_key(self, headers: _Headers, path: str) -> None:
@@ -129,7 +131,7 @@ class Gate:
             return
         scheme, _, given = headers.get(b"authorization").partition(" ")
         # Compared as bytes, in a time that does not depend on where they differ.
-        same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self.key)
+        same = hmac.compare_digest(given.strip().encode("latin-1"), self.key)  # `_Headers` has read them so
         if not same or scheme.lower() != "bearer":
             raise Refused(401, "a key is needed: `Authorization: Bearer KEY`", code="invalid_api_key", close=True)
 
@@ -197,6 +199,14 @@ def _hosts(settings: ServeSettings) -> set[str] | None:
     if settings.host not in LOOPBACK and not named:
         return None  # a page of the web does not know the key
     return named | {*LOOPBACK} | {settings.host}
+
+
+def _place_of(origin: str) -> str:
+    """``name:port`` of a page's origin; empty where there is none in it."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

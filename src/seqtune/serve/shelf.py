@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqtune import run
 from seqtune.api import TunedModel
@@ -22,7 +22,7 @@ from seqtune.data import tokens
 from seqtune.engine import hardware
 from seqtune.errors import InputError
 from seqtune.generation import Wishes
-from seqtune.models import adapters, families, loading
+from seqtune.models import adapters, families, loading, pieces
 from seqtune.progress import say
 
 #: Wishes that a model keeps.
@@ -91,6 +91,7 @@ class Shelf:
             InputError: as `seqtune.load`.
         """
         device = hardware.choose_device(device_type)
+        roomy: dict[tuple[str, tuple[str, ...]], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
         loaded: dict[str, tuple[loading.BaseCheckpoint, PreTrainedModel, TunedModel]] = {}
         tuned: list[Entry] = []
         for path in runs:
@@ -110,8 +111,15 @@ class Shelf:
                     mend="Serve it in a process of its own.",
                 )
             _, model, base = loaded[name]
+            tokenizer = base.tokenizer
+            if characters := tuple(pieces.saved(saved["adapter"])):  # a base of its own, with room for them
+                if (name, characters) not in roomy:
+                    tokenizer = pieces.with_pieces(tokenizer, characters)
+                    model = pieces.make_room(loading.load_model(checkpoint, device), pieces.ids_of(tokenizer))
+                    roomy[name, characters] = model, tokenizer
+                model, tokenizer = roomy[name, characters]
             adapted = adapters.load(model, saved["adapter"])
-            tuned.append(Entry(_name_of(path), TunedModel(adapted, base.tokenizer, settings), name))
+            tuned.append(Entry(_name_of(path), TunedModel(adapted, tokenizer, settings), name))
         bases = [Entry(name, model, None) for name, (_, _, model) in loaded.items()]
         shelf = cls(_named_apart(tuned, set(loaded)) + bases)
         for entry in shelf.entries.values():

@@ -126,6 +126,8 @@ class Asked(BaseModel):
                 asked["temperature"] = self.temperature
         elif self.top_p is not None or self.top_k is not None:
             asked["do_sample"] = True
+        if asked.get("do_sample"):
+            asked.setdefault("num_beams", 1)  # the run's own beams are for searching; drawn ones share no batch
         found = {name: own[name] for name in ("num_beams", "do_sample", "temperature", "top_k", "top_p")} | asked
         if not found["do_sample"]:  # so that greedy requests share batches whatever else they say
             for name in ("temperature", "top_k", "top_p"):

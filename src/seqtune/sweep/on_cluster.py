@@ -58,7 +58,10 @@ def tried(
     if left:
         told = {
             "folder": str(folder.absolute()),
-            "trials": [{"trial": number, "inputs": {**given, **_set(values[number])}} for number in left],
+            "trials": [
+                {"trial": number, "inputs": {**given, **_set(values[number])}, "measured": _measured(lines, number)}
+                for number in left
+            ],
             "before": [line for line in lines if line["trial"] in ended],
             "rungs": list(rungs),
             "gpu": given.get("device_type") == "cuda",
@@ -124,6 +127,11 @@ def _read(study: Path) -> list[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     study.write_bytes(whole)
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def _measured(lines: Sequence[Mapping[str, Any]], number: int) -> dict[str, float]:
+    """What a trial has measured at each rung, by its per cent."""
+    return {str(line["per_cent"]): line["loss"] for line in lines if line["trial"] == number and "per_cent" in line}
 
 
 def _best(ended: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:

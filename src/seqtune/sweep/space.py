@@ -19,6 +19,7 @@ USUAL = ("learning_rate=2e-4..1e-2:log", "target_modules=default|all-linear", "l
 _FIXED = (
     "data_path", "validation_path", "hold_out_path", "on_bad_rows", "max_samples", "train_size", "validation_size",
     "hold_out_size", "random_state", "max_eval_rows", "model_id", "model_id_tokenizer", "input_template",
+    "max_target_length", "preserve_characters",
 )  # fmt: skip
 
 

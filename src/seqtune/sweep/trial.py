@@ -7,7 +7,7 @@ them; the sweep finishes the best.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from seqtune import claim
 from seqtune.driver import build_driver
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.errors import SeqtuneError
-from seqtune.progress import Progress, overhearing
+from seqtune.progress import Progress, overhearing, watching
 from seqtune.settings import DEFAULT
 
-#: (share of the training that is done, best validation loss so far) → whether to go on.
-Judge = Callable[[float, float], bool]
+#: (steps that are done, steps in all, best validation loss so far) → whether to go on.
+Judge = Callable[[int, int, float], bool]
 
 
 class PrunedError(SeqtuneError):
@@ -32,7 +32,7 @@ def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any
     Args:
         out: its directory.
         inputs: the settings.
-        judge: asked after every step.
+        judge: asked at every measurement behind the first step.
 
     Returns:
         ``pruned``, ``loss`` (best on the validation rows, nats a token), ``steps`` (done), ``of`` (all).
@@ -47,19 +47,24 @@ def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any
         minutes = given.get("save_minutes", DEFAULT.save_minutes)
         checkpoints = Checkpoints(folder, given.get("save_steps"), minutes)
 
+        def look(log: Sequence[Mapping[str, Any]], model: Any) -> None:
+            step = log[-1]["step"]
+            if model is None or not 0 < step < seen["of"]:
+                return
+            best = min(line["validation_loss"] for line in log if "validation_loss" in line)
+            if not judge(step, seen["of"], best):
+                seen["pruned"] = True
+                checkpoints.save_steps = 1  # this step is saved, and then it ends
+
         def listen(report: Progress) -> None:
             if report.stage != "training":
                 return
-            best = report.figures["best_validation_loss"]
-            seen.update(loss=best, steps=report.done, of=report.total)
+            seen.update(loss=report.figures["best_validation_loss"], steps=report.done, of=report.total)
             if seen["pruned"]:
                 raise PrunedError("pruned")
-            if report.done < report.total and not judge(report.done / report.total, best):
-                seen["pruned"] = True
-                checkpoints.save_steps = 1  # after the next step it is saved, and left
 
         try:
-            with overhearing(listen):
+            with watching(look), overhearing(listen):
                 found = build_driver({"start": "base"}).execute(
                     ["trained_adapter"], inputs={**given, "work_dir": work}, overrides={"checkpoints": checkpoints}
                 )

@@ -24,6 +24,14 @@ def test_rounded_widths():
     assert len(set(found)) < 30  # shapes are recorded one by one: there must be few of them
 
 
+def test_no_width_goes_beyond_the_positions_that_the_model_has():
+    made = graphs.Graphs(lambda *_: pytest.fail("no pass"), 0, (100, None))
+    batch = {name: torch.zeros(1, 99) for name in ("input_ids", "attention_mask", "labels")}
+    assert {name: tensor.shape[1] for name, tensor in made._padded(batch).items()} == {
+        "input_ids": 100, "attention_mask": 100, "labels": 112,
+    }  # fmt: skip
+
+
 def wide(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Of a rounded width: dropout's numbers go by the place in a tensor."""
     fillers = {"input_ids": 0, "attention_mask": 0, "labels": IGNORED}
@@ -39,6 +47,9 @@ def wide(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_a_played_pass_is_the_plain_one(family: str, precision: str, monkeypatch: pytest.MonkeyPatch):
     """Four passes with dropout, each with the random numbers of the same place: losses and gradients."""
     monkeypatch.setattr(graphs, "warn", pytest.fail)
+    played: list[int] = []
+    play = graphs._Recording.play
+    monkeypatch.setattr(graphs._Recording, "play", lambda *given: played.append(len(found)) or play(*given))
     device = torch.device("cuda")
     model = adapted(family, lora_dropout=0.1).to(device)
     batch = wide(collate(rows(family), 0, device))
@@ -51,6 +62,7 @@ def test_a_played_pass_is_the_plain_one(family: str, precision: str, monkeypatch
             for number, given in enumerate((batch, batch, batch, changed)):
                 torch.manual_seed(number)
                 found[without].append(step(model, given, paths.forward))
+    assert played == [1] * 4  # by the first engine alone: three passes, and the check of the recording
     for (loss, gradient), (plain_loss, plain_gradient) in zip(found[()], found["graphs",], strict=True):
         assert float(((loss - plain_loss) / plain_loss).abs().max()) < BOUND[precision]
         assert float((gradient - plain_gradient).norm() / plain_gradient.norm()) < BOUND[precision]

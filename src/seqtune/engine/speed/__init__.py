@@ -49,6 +49,7 @@ from seqtune.engine.speed.norms import fused_norms
 from seqtune.engine.speed.products import fast_fp32_products
 from seqtune.engine.speed.residual import fused_residual
 from seqtune.engine.speed.weights import bf16_weights
+from seqtune.models import families
 from seqtune.progress import say
 
 __all__ = ["TRICKS", "Dice", "FastPaths", "agrees", "fast_paths", "under_autocast"]
@@ -80,10 +81,12 @@ class FastPaths:
     Attributes:
         forward: row sums of the negative log-likelihood of a batch, as `loss.forward` gives them.
         dice: where dropout's random numbers come from; `Dice.begin` each pass.
+        release: gives back the memory that is kept for speed alone; whether there was any.
     """
 
     forward: loss.Forward
     dice: Dice
+    release: Callable[[], bool] = lambda: False
 
 
 @contextmanager
@@ -143,9 +146,9 @@ def fast_paths(
         if not stop and "head" not in without:
             say("the output layer is no plain frozen one: its loss is worked out from whole logits, which is slower")
         played = device.type == "cuda" and stop and "graphs" not in without and can_be_recorded(inner)
-        reach = Graphs(up_to_head, inner.config.pad_token_id) if played else up_to_head
-        forward = without_logits(packed, reach) if stop else loss.forward
-        yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice)
+        graphs = Graphs(up_to_head, inner.config.pad_token_id, families.position_limits(inner.config))
+        forward = without_logits(packed, graphs if played else up_to_head) if stop else loss.forward
+        yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice, graphs.release)
 
 
 def under_autocast(forward: loss.Forward, device: torch.device) -> loss.Forward:

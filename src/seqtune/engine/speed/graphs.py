@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -56,11 +56,13 @@ class Graphs:
     Args:
         up_to_head: what is recorded.
         pad_token_id: fills ``input_ids``.
+        limits: the longest source and target that the model has positions for; None where any length goes.
     """
 
-    def __init__(self, up_to_head: UpToHead, pad_token_id: int):
+    def __init__(self, up_to_head: UpToHead, pad_token_id: int, limits: tuple[int | None, int | None] = (None, None)):
         self._up_to_head = up_to_head
         self._pad = pad_token_id
+        self._limits = {"input_ids": limits[0], "attention_mask": limits[0], "labels": limits[1]}
         self._seen: Counter[tuple[int, ...]] = Counter()
         self._recorded: dict[tuple[int, ...], _Recording] = {}
         self._pool: Any = None
@@ -81,12 +83,23 @@ class Graphs:
         hidden_BTD = recording.play(padded) if recording is not None else self._up_to_head(model, padded)
         return hidden_BTD[:, :width]
 
+    def release(self) -> bool:
+        """Give the memory of all recordings back, and make no more. Returns whether there were any."""
+        there = bool(self._recorded)
+        self._recorded.clear()
+        self._on = False
+        return there
+
     def _padded(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         fillers = {"input_ids": self._pad, "attention_mask": 0, "labels": IGNORED}
         return {
-            name: F.pad(tensor, (0, rounded(tensor.shape[1]) - tensor.shape[1]), value=fillers[name])
+            name: F.pad(tensor, (0, self._width(name, tensor.shape[1]) - tensor.shape[1]), value=fillers[name])
             for name, tensor in batch.items()
         }
+
+    def _width(self, name: str, length: int) -> int:
+        limit = self._limits[name]
+        return rounded(length) if limit is None else max(length, min(rounded(length), limit))
 
     def _record(self, model: Any, batch: dict[str, Tensor], shape: tuple[int, ...]) -> None:
         """Record this shape; from the first that can't be recorded on, or comes out differently, all pass as ever."""
@@ -108,8 +121,7 @@ class Graphs:
         if recording is None or problem:
             generator.graphsafe_set_state(kept)  # the other one believes that the recording goes on
             warn(f"no CUDA graph of a pass over {shape[0]} rows ({problem}): kernels are launched one by one")
-            self._recorded.clear()
-            self._on = False
+            self.release()
         else:
             torch.cuda.set_rng_state(drawn, device)  # what was drawn here is not missing from the run
             self._recorded[shape] = recording
@@ -159,7 +171,8 @@ class _Recording:
         played = self.play(batch)
         found = _flat(torch.autograd.grad(played, self.weights, direction))
         pairs = ((plain.detach().float(), played.detach().float()), (expected, found))
-        return max(float((one - other).norm() / one.norm().clamp_min(1e-30)) for one, other in pairs)
+        # Python's max would pass over what is not a number.
+        return float(torch.stack([(one - other).norm() / one.norm().clamp_min(1e-30) for one, other in pairs]).max())
 
     def forward(self) -> Tensor:
         self._forward.replay()
@@ -190,8 +203,11 @@ def _recorded(graph: Any, pool: Any) -> Iterator[None]:
     graph.capture_begin(pool=pool)
     try:
         yield
-    finally:
-        graph.capture_end()
+    except BaseException:
+        with suppress(RuntimeError):  # it says only that something went wrong before
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 def _flat(tensors: tuple[Tensor, ...]) -> Tensor:

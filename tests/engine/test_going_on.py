@@ -92,11 +92,16 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
 @pytest.mark.parametrize(("engine", "precision"), [("fast", "bf16"), ("fast", "fp32")])
 @pytest.mark.parametrize("at", [1, 5, 8])
 def test_on_a_gpu_too(setup: Setup, engine: str, precision: str, at: int, tmp_path: Path):
-    """There a shape is recorded the second time it comes, counted anew by a run that goes on."""
+    """To rounding: there a shape is recorded the second time it comes, counted anew by a run that goes on."""
     weights, log, _ = run_of(setup, engine, precision, device="cuda")
-    resumed, resumed_log, _ = interrupted(setup, engine, precision, tmp_path / "c", at, "cuda")
-    assert same(weights, resumed)
-    assert log == resumed_log
+    resumed, resumed_log, done = interrupted(setup, engine, precision, tmp_path / "c", at, "cuda")
+    rounding = {"fp32": 1e-4, "bf16": 2e-2}[precision]
+    assert done.resumed_at == [at]
+    assert [line["step"] for line in log] == [line["step"] for line in resumed_log]
+    losses, resumed_losses = ([line["loss"] for line in lines if "loss" in line] for lines in (log, resumed_log))
+    assert resumed_losses == pytest.approx(losses, rel=rounding)
+    apart = torch.stack([(weights[name] - resumed[name]).norm() / weights[name].norm() for name in weights])
+    assert float(apart.max()) < 10 * rounding  # Adam makes a whole step of a gradient that is all rounding
 
 
 def test_a_finished_training_is_not_done_again(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -66,21 +66,21 @@ class Trial(tune.Trainable):
 
         told, outbox = self.told, self.told["queue"]
         torch.set_num_threads(told["threads"])
-        number, rungs, last, told_end = told["trial"], told["rungs"], {"rung": 0}, []
+        number, rungs, now = told["trial"], told["rungs"], {"rung": 0, "pruned": False}
 
         def judge(done: int, of: int, loss: float) -> bool:
             per_cent = 100 * done // of
             rung = max((rung for rung in rungs if rung <= per_cent), default=0)
-            if rung <= last["rung"]:
+            if rung <= now["rung"]:
                 return True
-            last["rung"] = rung
+            now["rung"] = rung
             before = told["measured"].get(str(rung))  # by this trial, before a kill: when it was there, not later
             if before is None:
                 outbox.put({"what": "trial", "trial": number, "per_cent": rung, "loss": loss})
             self.reports.put({"per_cent": rung, "loss": loss if before is None else before, "done": False})
             if self.answers.get():
                 return True
-            told_end.append(True)  # at once: Tune waits some seconds for what it has stopped
+            now["pruned"] = True  # told at once: Tune waits some seconds for what it has stopped
             outbox.put({"what": "trial", "trial": number, "state": "pruned", "loss": loss, "steps": done, "of": of})
             return False
 
@@ -98,7 +98,7 @@ class Trial(tune.Trainable):
             ending = {"state": "failed", "loss": None, "error": error.headline}
         except SeqtuneError as error:  # no other trial would do better
             outbox.put({"what": "failed", "headline": error.headline, "details": error.details, "mend": error.mend})
-        if ending and not told_end:
+        if ending and not now["pruned"]:
             outbox.put({"what": "trial", "trial": number, **ending})
         self.reports.put({"per_cent": 100, "loss": loss, "done": True})
 

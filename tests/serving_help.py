@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +95,20 @@ def serving(shelf: Any, **knobs: Any) -> Iterator[Served]:
         yield served
     finally:
         server.should_exit = True
-        thread.join(60)  # the server itself waits 30 seconds for what runs
+        thread.join(75)  # the server itself waits 30 seconds for clients, and 30 for answers
         listening.close()
-        assert not thread.is_alive()
+        assert not thread.is_alive(), where_threads_are()
+
+
+def where_threads_are() -> str:
+    """What each thread and each task of an event loop is doing."""
+    frames = sys._current_frames()
+    found = [
+        (each.name, traceback.format_stack(frames[each.ident]))
+        for each in threading.enumerate()
+        if each.ident in frames
+    ]
+    for task in list(asyncio.tasks._all_tasks):  # `all_tasks` has those of one loop
+        if not task.done():
+            found.append((repr(task), [repr(frame) for frame in task.get_stack()]))
+    return "\n".join(f"{name}\n{''.join(lines)}" for name, lines in found)

@@ -26,15 +26,19 @@ def run(rows_file: Path, tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory
     return seqtune.finetune(rows_file, model_id=str(tiny_t5), out=out, **quick).path
 
 
-def test_rows_that_come_twice_or_late_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_rows_that_come_twice_or_late_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr(on_ray, "check", lambda on, workers: None)
     came: list[dict[str, Any]] = []
     monkeypatch.setattr(on_ray, "lines_of", lambda *_: iter(came))
     for row in (1, 0, 0, 1, 3, 2, 2):
-        came.append({"what": "answer", "row": row, "output": f"answer {row}"})
+        came.append({"what": "answer", "row": row, "output": f"answer {row}", "cut": row == 3})
     texts = ["a", "b", "c", "d"]
     found = [(text, f"answer {row}") for row, text in enumerate(texts)]
-    assert list(batch.answers(tmp_path, texts, "ray")) == found
+    with caplog.at_level("WARNING", logger="seqtune"):
+        assert list(batch.answers(tmp_path, texts, "ray")) == found
+    assert "1 of 4 questions have more tokens than fit" in caplog.text
     with pytest.raises(RunError, match="1 of 5 rows without an answer"):
         list(batch.answers(tmp_path, [*texts, "e"], "ray"))
 

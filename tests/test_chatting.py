@@ -138,6 +138,19 @@ def test_the_answers_are_those_of_the_model(command: Callable, run: Path, tmp_pa
     assert f"run, tuned> {shown}" in out
 
 
+def test_bytes_that_are_no_text(command: Callable, run: Path):
+    typed = b"caf\xe9\nHow do I reset it?\n"
+    status, out, err = command("chat", run, "--device-type", "cpu", stdin=typed)
+    assert (status, "Traceback" in err) == (0, False)
+    assert "no UTF-8" in out + err
+
+
+def test_half_characters_are_passed_over(tmp_path: Path):
+    notes, asked = spoken(["caf\udce9", "whole"], tmp_path / "pairs.json")
+    assert [question for question, *_ in asked] == ["whole", "whole"]
+    assert "no UTF-8" in notes[0]
+
+
 def test_ctrl_c_stops_the_answer_alone(capsys: pytest.CaptureFixture[str]):
     def endless() -> Iterator[str]:
         yield "half "

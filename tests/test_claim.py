@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from seqtune import claim, run
+from seqtune.data import shards
 from seqtune.errors import InputError
 
 GIVEN = {"data_path": "data.json", "learning_rate": 0.001}
@@ -165,6 +166,19 @@ def test_a_finished_run_is_told_from_another(tmp_path: Path, caplog: pytest.LogC
     data.write_text("[1]")
     with pytest.raises(InputError, match="has changed since"):
         claim.finished(given)
+
+
+def test_a_folder_of_shards_that_has_changed_is_noticed(tmp_path: Path):
+    folder, out = tmp_path / "shards", tmp_path / "x"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"question": "a", "reply": "b"}\n')
+    given = {"data_path": str(folder), "streaming": True, "out": str(out)}
+    deliver(out, settings=given, data={"sources": {"data": shards.identify(str(folder))}})
+    assert claim.finished(given) is not None
+    (folder / "b.jsonl").write_text('{"question": "c", "reply": "d"}\n')
+    with pytest.raises(InputError, match="finished run of something else") as raised:
+        claim.finished(given)
+    assert "shards has changed since" in raised.value.details[0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"inputs": 3}', "{"])

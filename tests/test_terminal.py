@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -22,7 +23,7 @@ def shown(drawing: terminal._Drawing, width: int = 80) -> list[str]:
 def drawing(monkeypatch: pytest.MonkeyPatch, *reports: tuple[float, progress.Progress]) -> terminal._Drawing:
     """A display that got each report at its second."""
     now = [0.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now[0]))
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     made = terminal._Drawing(console, trail=True)
     for at, report in reports:
@@ -50,9 +51,9 @@ def test_slow_steps_have_seconds_a_step(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_between_two_reports_the_time_left_runs_down(monkeypatch: pytest.MonkeyPatch) -> None:
     made = drawing(monkeypatch, (10.0, step(1)), (20.0, step(21)))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: 25.0)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: 25.0))
     assert "2.0 steps/s   34 s left" in shown(made)[1]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: 99.0)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: 99.0))
     assert "2.0 steps/s   0 s left" in shown(made)[1]
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from seqtune import questions
 from seqtune import run as runs
 from seqtune.cluster import on_ray
+from seqtune.data import tokens
 from seqtune.errors import RunError
 from seqtune.predicting.columns import Columns
-from seqtune.progress import advance
+from seqtune.progress import advance, warn
 
 #: Rows that a worker takes at a time: enough to sort by length, few enough that losing them costs little.
 ROWS = 256
@@ -51,15 +52,18 @@ def answers(
             "mend": "Start the same command again.",
         }
         waiting: dict[int, str] = {}
-        given = 0
+        given = cut = 0
         for line in on_ray.lines_of("seqtune.batch", on, workers, told, Path(folder) / on_ray.LOG):
             if line["what"] != "answer" or line["row"] < given:
                 continue
+            cut += line["cut"] and line["row"] not in waiting
             waiting[line["row"]] = line["output"]
             advance("the cluster answers", given + len(waiting), len(texts), "rows")
             while given in waiting:
                 yield texts[given], waiting.pop(given)
                 given += 1
+    if cut:
+        warn(f"{cut:,} of {len(texts):,} questions have more tokens than fit: cut off")
     if given < len(texts):
         raise RunError(f"the cluster has left {len(texts) - given:,} of {len(texts):,} rows without an answer")
 
@@ -86,9 +90,9 @@ def to_file(
     from seqtune.predicting import filling
 
     on_ray.check(on, workers)
-    where = {name: knobs[name] for name in ("device_type", "model_id") if name in knobs}
-    drawn = {name: value for name, value in knobs.items() if name not in where}
-    model = api.load(run, **where)  # for what it is, which the file that goes on is compared with
+    drawn = {name: value for name, value in knobs.items() if name not in ("device_type", "model_id")}
+    # For what it is, which the file that goes on is compared with: whatever device the cluster's are.
+    model = api.load(run, device_type="cpu", model_id=knobs.get("model_id"))
 
     def elsewhere(texts: list[str]) -> Iterator[str]:
         return (answer for _, answer in answers(run, texts, on, workers, **knobs))
@@ -112,9 +116,11 @@ class Answering:
         self.model = api.load(told["run"], **where)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Numbers of the rows, and answers."""
-        texts = [str(text) for text in batch["input"]]
-        return {"row": batch["row"], "output": self.model.generate(texts, **self.knobs)}
+        """Numbers of the rows, answers, and whether a question was cut off."""
+        texts, settings = [str(text) for text in batch["input"]], self.model.settings
+        encoded = tokens.encode(self.model.tokenizer, tokens.apply_template(settings["input_template"], texts))
+        cut = [len(ids) > settings["max_source_length"] for ids in encoded]
+        return {"row": batch["row"], "output": self.model.generate(texts, **self.knobs), "cut": cut}
 
 
 def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
@@ -138,7 +144,7 @@ def _answer(told: dict[str, Any], number: int, cpus: int) -> None:
             num_gpus=1 if told["gpu"] else None,
         )
         for row in answered.iter_rows():
-            ray_driver.tell("answer", row=int(row["row"]), output=str(row["output"]))
+            ray_driver.tell("answer", row=int(row["row"]), output=str(row["output"]), cut=bool(row["cut"]))
     except RayError as error:
         raise RunError("answering on Ray failed", ray_driver.ends_with(error), told["mend"]) from None
 

@@ -138,8 +138,12 @@ def talk(
     while True:
         try:
             line = ask("you> ", "").strip()
+            line.encode()
         except EOFError:
             return
+        except UnicodeError:  # of what was read, or of bytes that were read as half characters
+            note("that is no UTF-8: it was passed over")
+            continue
         word, _, rest = line.partition(" ")
         if not line:
             continue

@@ -26,6 +26,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from seqtune import run
+from seqtune.data import shards
 from seqtune.durable import Disk
 from seqtune.errors import InputError
 from seqtune.progress import say
@@ -139,13 +140,21 @@ def finished(inputs: Mapping[str, Any]) -> run.Run | None:
     ]
     for name, source in there.manifest["data"]["sources"].items():
         path = Path(source["path"])
-        if path.is_file() and source.get("sha256") not in (None, run.file_sha256(path)):
+        now = sha256_of(path, source.get("kind") == "shards")
+        if now is not None and source.get("sha256") not in (None, now):
             other.append(f"{name}: {path} has changed since")
     if other:
         mend = "Choose another --out, or pass --overwrite to replace it."
         raise InputError(f"{out}: already there, a finished run of something else", other, mend)
     say(f"{out}: this run is finished; nothing is done again")
     return there
+
+
+def sha256_of(path: Path, is_folder_of_shards: bool) -> str | None:
+    """Of a file, or of all shards in a folder (names and contents); None of anything else."""
+    if is_folder_of_shards and path.is_dir():
+        return shards.identify(str(path))["sha256"]
+    return run.file_sha256(path) if path.is_file() else None
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from seqtune import preflight, run
+from seqtune.data import shards
 from seqtune.driver import build_driver
 from seqtune.engine import loop, sharding
 from seqtune.engine.state import bytes_of_checkpoint
@@ -62,6 +63,7 @@ def plan(data_path: str | Path, **settings: Any) -> dict[str, Any]:
     given = validated({"data_path": str(data_path), **settings})
     with timed():
         sharding.check(given, 1)
+        shards.check(given, planning=True)
         preflight.check(given)
         values = {**DEFAULT.model_dump(), **given}
         driver = build_driver({"start": "base"})

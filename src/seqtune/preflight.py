@@ -96,7 +96,7 @@ def check_data(settings: Mapping[str, Any]) -> None:
     """Refuse data files that can't be read, rows that can't be used and shares that do not fit together.
 
     Raises:
-        InputError: as `readers.identify`, `readers.read`, `checks.check_rows` and `shares.shares_of`.
+        InputError: as `readers.identify`, `readers.read`, `checks.check_rows`, `shards.check` and `shares.shares_of`.
     """
     if settings["validation_path"] is None and settings["hold_out_path"] is None:
         shares.shares_of(*(settings[name] for name in ("train_size", "validation_size", "hold_out_size")))
@@ -105,6 +105,7 @@ def check_data(settings: Mapping[str, Any]) -> None:
         if path is None:
             continue
         if name == "data_path" and settings["streaming"]:
+            shards.check(settings)
             shards.files_of(path)
             continue
         source = readers.identify(path, settings["dataset_split"], settings["encoding"])

@@ -306,7 +306,8 @@ def is_finished(out: Path) -> bool:
 
 def file_sha256(path: Path) -> str:
     """Digest of a file (SHA-256, hexadecimal)."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_replaceable(path: Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset
 
 import seqtune
+from seqtune import planning
 from seqtune.data import shards, streaming
 from seqtune.engine.checkpoint import Checkpoints
 from seqtune.errors import InputError
@@ -44,6 +45,7 @@ def stream(folder: Path, kept_away: list[str] = [], **settings: Any) -> streamin
         "on_bad_rows": "fail",
         "random_state": 1,
         "values_as_text": False,
+        "mask": "none",
     }
     away = Dataset.from_dict({"input": kept_away}) if kept_away else Dataset.from_dict({"input": []})
     limits = {"source": {"value": 64}, "target": {"value": 64}}
@@ -106,15 +108,66 @@ def test_bad_rows(tmp_path: Path):
     write(tmp_path, "jsonl")
     with (tmp_path / "part-2.jsonl").open("a") as file:
         file.write('\n{"question": "No reply?"}')
-    with pytest.raises(InputError, match=r"part-2\.jsonl: 1 problem"):
+    with pytest.raises(InputError, match=r"part-2\.jsonl, rows 501 to 901: 1 problem") as raised:
         list(stream(tmp_path).steps(0, [], 9))
-    left = stream(tmp_path, on_bad_rows="skip")
-    assert sum(len(step) for step, _, _ in left.steps(0, [], 9)) == ROWS
-    assert left.left_out == 1
+    assert raised.value.details[0].startswith("row 901 ")
     with (tmp_path / "part-2.jsonl").open("a") as file:
         file.write('\n{"question": "cut of')
-    with pytest.raises(InputError, match="a line is no JSON object"):
+    with pytest.raises(InputError, match=r"part-2\.jsonl, rows 501 to 902: 2 problems") as raised:
         list(stream(tmp_path).steps(0, [], 9))
+    assert raised.value.details[1].startswith("row 902, column 14 ")
+    assert sum(len(step) for step, _, _ in stream(tmp_path, on_bad_rows="skip").steps(0, [], 9)) == ROWS
+
+
+def test_a_piece_without_one_usable_row(tmp_path: Path):
+    write(tmp_path, "jsonl")
+    (tmp_path / "part-3.jsonl").write_text('{"question": "No reply?"}\n[]\n')
+    left = stream(tmp_path, on_bad_rows="skip")
+    assert left.rows == ROWS + 2
+    assert sorted(number for step, _, _ in left.steps(0, [], 9) for number in step) == list(range(ROWS))
+
+
+def test_rows_are_read_as_they_are_without_streaming(tmp_path: Path):
+    """One of many answers; masked where that is asked for, before a question is held against those kept away."""
+    (tmp_path / "a.jsonl").write_text(
+        '\N{ZERO WIDTH NO-BREAK SPACE}{"question": "Who is ann@example.com?", "reply": ["Ann.", "It is Ann."]}\n'
+        '{"question": "Who is bob@example.com?", "reply": "It is Bob, bob@example.com."}\n'
+        '{"question": "Who?", "reply": "He, bob@example.com."}\n',
+        encoding="utf-8",
+    )
+    plain = stream(tmp_path)
+    numbers, rows, _ = next(plain.steps(0, [], 3))
+    texts = {
+        number: plain.tokenizer.decode(row["labels"], skip_special_tokens=True)
+        for number, row in zip(numbers, rows, strict=True)
+    }
+    assert texts[0].strip() == "Ann."
+    masked = stream(tmp_path, mask="all", kept_away=["Who is [EMAIL]?"])
+    numbers, rows, _ = next(masked.steps(0, [], 3))
+    assert numbers == [2]
+    assert "example" not in masked.tokenizer.decode(rows[0]["labels"])
+
+
+def test_a_row_group_that_is_not_there_any_more(tmp_path: Path):
+    source = stream(write(tmp_path, "parquet"))
+    pq.write_table(pa.Table.from_pylist([row(1)]), tmp_path / "part-1.parquet")
+    with pytest.raises(InputError, match=r"part-1\.parquet: changed since"):
+        list(source.steps(0, [], 9))
+
+
+def test_what_would_look_at_the_sample_is_refused(tmp_path: Path):
+    write(tmp_path / "shards", "jsonl")
+    with pytest.raises(InputError, match="streaming = yes can't be had") as raised:
+        seqtune.finetune(
+            tmp_path / "shards", streaming=True, seeds=2, minutes=5, max_samples=100, group_by_length=True,
+            encoding="latin-1", out=tmp_path / "run",
+        )  # fmt: skip
+    assert [line.split(" ")[0] for line in raised.value.details] == [
+        "max_samples", "minutes", "seeds", "group_by_length", "encoding",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="streaming = yes can't be had") as raised:
+        planning.plan(tmp_path / "shards", streaming=True)
+    assert raised.value.details[0].startswith("plan ")
 
 
 def test_folders_that_are_none(tmp_path: Path):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -292,7 +293,7 @@ def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path: Path):
 
 def test_when_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: clock[0]))  # not the clock of all threads
     assert [step for step in range(1, 10) if Checkpoints(tmp_path, save_steps=4).due(step)] == [4, 8]
     by_clock = Checkpoints(tmp_path, save_minutes=1.0)
     assert not by_clock.due(1)

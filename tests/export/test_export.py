@@ -108,6 +108,39 @@ def test_an_adapter_from_elsewhere(run_of: Run, tmp_path: Path):
     assert "rouge" not in found["check"]
 
 
+def test_an_adapter_whose_base_has_moved(run_of: Run, tmp_path: Path):
+    found = tuned.load(run_of("t5"))
+    moved, out = tmp_path / "moved", tmp_path / "out"
+    shutil.copytree(found.base_path, moved)
+    export.write(found.adapter.parent, "adapter", out, model_id=str(moved))
+    assert f"BASE, REVISION = {str(moved)!r}, None" in (out / "load.py").read_text()
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(moved)
+
+
+def test_rows_with_special_tokens_are_left_out_of_the_check(run_of: Run):
+    """Of SentencePiece's kind: `</s>` in a question is a piece of its vocabulary, which load.py does not spell out."""
+    found = tuned.load(run_of("t5"))
+    special = dataclasses.replace(found, texts=["What is </s> here?", *found.texts], references=[])
+    special.__dict__["sources"] = [[7, 1], *found.sources]  # spelled out, as of no vocabulary that is at hand here
+    assert checking._first(special, 16).texts == found.texts[:16]
+    special = dataclasses.replace(found, texts=["What is </s> here?"], references=["That."])
+    special.__dict__["sources"] = [[7, 1]]
+    assert (checking._first(special, 16).texts, checking._first(special, 16).references) == (list(tuned.QUESTIONS), [])
+
+
+def test_a_model_that_a_library_does_not_find_is_no_full_disk(
+    run_of: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def lost(*_: Any) -> None:
+        raise OSError("there is no model of that name\nor it is elsewhere")
+
+    monkeypatch.setattr(export.target_of("merged"), "write", lost)
+    with pytest.raises(RunError, match="the export can't be written") as raised:
+        export.write(run_of("t5"), "merged", tmp_path / "out")
+    assert raised.value.details == ["there is no model of that name", "or it is elsewhere"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_merge_keeps_small_updates(run_of: Run):
     """In bf16 an update of a thousandth of a weight would be rounded away."""
     found = tuned.load(run_of("t5"))

@@ -261,3 +261,29 @@ def test_answers_that_are_cut_are_told_from_those_that_end(family: str, beams: i
     assert wishes.cut([7, 7, 7, end]) == (family == "bart")
     assert not wishes.cut([7, 7, end, 0]), "padded by transformers"
     assert not wishes.cut([7, end])
+
+
+def test_what_transformers_writes_has_no_padding_behind_its_end(tiny_of: Of, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(blueprints, "draw", lambda _: None)
+    tiny = tiny_of("t5")
+    answerer, end = Answerer(tiny.model, tiny.tokenizer), tiny.tokenizer.eos_token_id
+    ends = [tokens[2] for tokens in answerer.tokens(tiny.sources, batch_size=4, random_state=0, max_new_tokens=12)]
+    found = answerer.tokens(tiny.sources, batch_size=4, random_state=0, max_new_tokens=12, eos_token_id=[end, ends[0]])
+    assert len({len(tokens) for tokens in found}) > 1
+    assert all(tokens[-1] in (end, ends[0]) or len(tokens) == 12 for tokens in found)
+    assert all(end not in tokens[:-1] and ends[0] not in tokens[:-1] for tokens in found)
+
+
+def test_more_than_the_decoder_can_write_is_refused(tiny_of: Of):
+    tiny = tiny_of("bart")
+    positions = tiny.model.config.max_position_embeddings
+    answerer = Answerer(tiny.model, tiny.tokenizer)
+    assert answerer.wishes(max_new_tokens=positions - 1).limit == positions - 1
+    with pytest.raises(InputError, match=f"an answer of {positions} tokens: the decoder has {positions} positions"):
+        answerer.wishes(max_new_tokens=positions)
+
+
+def test_batches_of_nothing_are_refused(tiny_of: Of):
+    tiny = tiny_of("t5")
+    with pytest.raises(InputError, match="batch_size = 0"):
+        Answerer(tiny.model, tiny.tokenizer).tokens(tiny.sources, batch_size=0, random_state=0)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_the_server_stays_until_an_open_page_has_the_report(server: Server, stat
 
 def test_a_long_log_is_not_drawn_at_every_question(state: State, monkeypatch: pytest.MonkeyPatch):
     clock = iter([100.0, 100.0, 101.0, 101.0, 101.5, 200.0, 200.0, 200.1, 200.1])  # a drawing of one second
-    monkeypatch.setattr("seqtune.live.state.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("seqtune.live.state.time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert len(json.loads(state.json())["curves"]["steps"]) == 10
     state.log = [*state.log, step(11)]
     assert len(json.loads(state.json())["curves"]["steps"]) == 10

@@ -175,6 +175,20 @@ def test_those_that_are_answered_alone_take_turns_with_the_others(shelf: Any):
         assert long.result()[2]["usage"]["completion_tokens"] == 512
 
 
+def test_those_that_share_do_not_wait_for_the_end_of_one_that_is_answered_alone(shelf: Any):
+    with serving(shelf) as served, ThreadPoolExecutor(2) as pool:
+        expected = served.chat(max_tokens=8)[2]["choices"]
+        alone = pool.submit(served.chat, temperature=1.0, num_beams=4, seed=1, max_tokens=512)
+        until(lambda: served.batcher.at_work() == 1)
+        assert served.chat(max_tokens=8)[2]["choices"] == expected
+        assert not alone.done()
+        assert served.app.watch.registry.get_sample_value("seqtune_waiting_requests") == 0
+        status, _, answer = alone.result()
+        assert status == 200
+    with serving(shelf) as quiet:  # drawn the same, whoever was answered in between
+        assert quiet.chat(temperature=1.0, num_beams=4, seed=1, max_tokens=512)[2]["choices"] == answer["choices"]
+
+
 def test_one_that_is_answered_alone_ends_when_its_client_leaves(shelf: Any):
     with serving(shelf) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:

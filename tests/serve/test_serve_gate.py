@@ -162,6 +162,30 @@ def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch):
     assert running.checked({"host": "0.0.0.0"}).api_key == KEY
 
 
+@pytest.mark.parametrize("key", ["s3cret", " " * 12, "  s3cret  "])
+def test_keys_that_are_none(key: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SEQTUNE_API_KEY", key)
+    with pytest.raises(InputError, match="api_key: expected at least 8 characters") as raised:
+        running.checked({})
+    assert "s3cret" not in str(raised.value)
+
+
+def test_what_nobody_foresaw_is_an_error_of_the_one_form(shelf: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("seqtune.serve.answering.Answers.entry", lambda *_: 1 / 0)
+    with serving(shelf) as served:
+        status, _, found = served.chat()
+    assert (status, found["error"]["type"]) == (500, "server_error")
+    assert "something went wrong here" in found["error"]["message"]
+
+
+def test_texts_that_are_too_long_to_be_looked_for_or_read(served: Served):
+    status, _, found = served.chat(stop="a" * 201)
+    assert (status, found["error"]["param"]) == (422, "stop")
+    status, _, found = served.chat(messages=[{"role": "user", "content": "a " * 100_000}])
+    assert (status, found["error"]["code"]) == (400, "context_length_exceeded")
+    assert "200,000 characters" in found["error"]["message"]
+
+
 def test_large_bodies(strict: Served):
     assert status(sent(strict, head(length=2001))) == 413  # at its word, nothing was sent
     assert status(sent(strict, head(length=10**30))) == 400

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
-from seqtune.errors import InputError
+from seqtune.errors import InputError, RunError
 from seqtune.run import Run, is_finished, is_unfinished
 from seqtune.sweep import study
 from seqtune.sweep.space import parsed
@@ -109,8 +109,58 @@ def test_killed_twice(rows_file: Path, tiny_t5: Path, tmp_path: Path):
     result = json.loads(done.stdout)
     assert [each["directory"] for each in result["trials"]] == ["000", "001", "002", "003"][: len(result["trials"])]
     assert len(result["trials"]) == 4
+    # None but these: an interrupted one that stood beside them would be compared with itself.
+    assert [each["number"] for each in result["trials"]] == [0, 1, 2, 3]
     for directory in ("000", "001"):  # killed: each has gone on, not begun anew
         states = sorted((out / "trials" / directory / "checkpoints").glob("step-*/state.json"))
         resumed = json.loads(states[-1].read_text())["state"]["resumed_at"] if states else None
         resumed = resumed or Run(out / "trials" / directory).manifest["training"]["resumed_at"]  # the best is whole
         assert resumed[0] > 4
+
+
+def test_settings_that_do_not_fit_the_model_fail_alone(rows_file: Path, tiny_t5: Path, tmp_path: Path):
+    tries = parsed(["target_modules=q|nothing"])
+    more = {**QUICK, "max_steps": 2, "random_state": 1}
+    result = study.sweep(rows_file, tries, out=tmp_path / "some", trials=4, model_id=str(tiny_t5), **more)
+    states = {each["settings"]["target_modules"]: each["state"] for each in result["trials"]}
+    assert states == {"q": "complete", "nothing": "failed"}
+    with pytest.raises(RunError, match="not one trial came to an end") as raised:
+        study.sweep(
+            rows_file, parsed(["target_modules=nothing|none"]), out=tmp_path / "none", trials=2,
+            model_id=str(tiny_t5), **more,
+        )  # fmt: skip
+    assert "nothing" in raised.value.details[0] + raised.value.details[1]
+
+
+def test_a_trial_that_was_stopped_by_the_others_stays_so_after_a_kill(
+    rows_file: Path, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The kill came between the decision and its end."""
+    import optuna
+
+    def killed(*_: Any, **more: Any) -> None:
+        if more.get("state") == optuna.trial.TrialState.PRUNED:
+            raise KeyboardInterrupt
+        told(*_, **more)
+
+    told = optuna.Study.tell
+    arguments = {"out": tmp_path / "sweep", "trials": 6, "model_id": str(tiny_t5), **QUICK}
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.sweep(rows_file, parsed(TRIES), **arguments)
+    place = max((tmp_path / "sweep" / "trials").iterdir())
+    before = sorted(each.name for each in (place / "checkpoints").glob("step-*"))
+    result = study.sweep(rows_file, parsed(TRIES), **arguments)
+    one = next(each for each in result["trials"] if each["directory"] == place.name)
+    assert (one["state"], one["steps"]) == ("pruned", int(before[-1].removeprefix("step-")))
+    assert sorted(each.name for each in (place / "checkpoints").glob("step-*")) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["seeds=1,2", "minutes=1,2", "shard_base=yes,no", "input_template=a {question}|{question}"]
+)
+def test_what_can_not_be_tried(text: str):
+    with pytest.raises(InputError, match="1 problem") as raised:
+        parsed([text])
+    assert "can't be compared" in raised.value.details[0]

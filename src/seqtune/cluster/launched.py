@@ -57,6 +57,8 @@ def _delivered(inputs: Mapping[str, Any], ranks: Ranks) -> Path:
     say(f"{ranks.size} processes share the {rows} rows of a step")
     if rows < 2 * ranks.size:
         say("that is little for each: a larger --per-device-train-batch-size keeps them busier")
+    if job.settings["seeds"] > 1:
+        say(f"the first of {job.settings['seeds']} seeds is trained by all of them, the others by this process alone")
     ranks.from_the_first(_TRAIN + job.as_bytes())
     model, state = job.train(ranks, halves.checkpoints, halves.base_model())
     adapter = halves.keep(model, state)

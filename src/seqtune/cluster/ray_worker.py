@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seqtune.errors import InputError, RunError, SeqtuneError
+from seqtune.errors import InputError, SeqtuneError
 
 
 def train(told: dict[str, Any]) -> None:
@@ -79,5 +79,3 @@ def train(told: dict[str, Any]) -> None:
     except SeqtuneError as error:  # another start would end the same way
         told_why = {"headline": error.headline, "details": error.details, "mend": error.mend}
         queue.put({"what": "failed", **told_why})
-        if not isinstance(error, (RunError, InputError)):
-            raise

@@ -32,9 +32,13 @@ class Halves:
     Args:
         inputs: of the dataflow.
         adapters: of Hamilton's driver, for both halves.
+
+    Raises:
+        InputError: what only one process can do is asked for.
     """
 
     def __init__(self, inputs: Mapping[str, Any], adapters: Sequence[Any] = ()):
+        _check(inputs)
         self.sharded: bool = validated({"shard_base": inputs.get("shard_base", False)})["shard_base"]
         self.driver = build_driver({"start": "base"}, *([on_host] if self.sharded else []), adapters=adapters)
         upstream = self.driver.what_is_upstream_of(TRAINING)
@@ -52,13 +56,6 @@ class Halves:
     def job(self) -> Job:
         """The training that the first half has prepared."""
         found = self.found
-        if found["training_stream"] is not None:
-            raise InputError("streaming = yes   rows are streamed by one process alone", mend="Leave it out.")
-        if found["base_checkpoint"].load_in_4bit:
-            raise InputError(
-                "load_in_4bit = yes   a base in 4 bits is trained by one process alone; with several it was not tried",
-                mend="Leave it out, or train without --on and without torchrun.",
-            )
         sets = {"training": found["tokenized_train"], "validation": found["tokenized_validation"]}
         precision = found["compute_precision"]["value"]
         return Job(
@@ -101,3 +98,14 @@ class Halves:
         known = {**self.found, TRAINING: adapter}
         delivered = self.driver.execute(["save_best_models"], inputs=self.inputs, overrides=known)
         return Path(delivered["save_best_models"]["path"])
+
+
+def _check(inputs: Mapping[str, Any]) -> None:
+    problems = {
+        "streaming": "streaming = yes   rows are streamed by one process alone",
+        "load_in_4bit": "load_in_4bit = yes   a base in 4 bits is trained by one process alone; several were not tried",
+    }
+    found = [problem for name, problem in problems.items() if inputs.get(name)]
+    if found:
+        mend = "Leave out what is named here, or train without --on and without torchrun."
+        raise InputError("several processes can't train with this", found, mend)

@@ -41,6 +41,7 @@ def check_rows(
     output_text_key: str,
     path: str = "the data",
     values_as_text: bool = False,
+    whole: bool = True,
 ) -> list[Problem]:
     """Every problem of every row: unreadable, missing, null, empty or blank, not text, no whole characters, too long.
 
@@ -50,6 +51,7 @@ def check_rows(
         output_text_key: dotted path of the target text.
         path: the file, for the error's first line.
         values_as_text: numbers and booleans are no problem.
+        whole: these are all rows of the file, and a key that none has is another name for it, not a fault of each row.
 
     Raises:
         InputError: no row at all has one of the keys (or both): lists the keys there are and the likeliest; or the two
@@ -74,7 +76,7 @@ def check_rows(
                 problems.append(Problem(number, key, "is missing", _has(row), "missing"))
             elif wrong := _wrong_of(value, key == output_text_key, values_as_text) or _twice(row, key):
                 problems.append(Problem(number, key, *wrong))
-    if readable and (absent := [key for key in keys if not found[key]]):
+    if whole and readable and (absent := [key for key in keys if not found[key]]):
         raise _no_row_has(path, [row for row in rows if isinstance(row, dict)], absent, keys)
     return problems
 

@@ -9,13 +9,15 @@ Not covered: packed JSON Lines (nobody can begin to read in the middle of them),
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from seqtune.data import formats
+from seqtune.data.problems import Unreadable
 from seqtune.errors import InputError
 
 #: Lines of a piece of JSON Lines.
@@ -31,6 +33,7 @@ class Piece:
     Attributes:
         path: of the file.
         first: number of its first row among all rows of the folder, from 0.
+        before: rows of its file before it.
         rows: how many.
         at: the row group; or the byte at which the lines begin.
         size: bytes of the lines; 0 for a row group.
@@ -38,6 +41,7 @@ class Piece:
 
     path: str
     first: int
+    before: int
     rows: int
     at: int
     size: int = 0
@@ -60,6 +64,35 @@ def files_of(folder: str | Path) -> list[Path]:
         names = [path.name for path in sorted(folder.iterdir())[:5]]
         raise InputError(f"{folder}: {what}", [f"found: {', '.join(names) or 'nothing'}"], expected)
     return found
+
+
+def check(settings: Mapping[str, Any], planning: bool = False) -> None:
+    """Refuse `streaming` together with what would look at the sample, or read files otherwise.
+
+    Args:
+        settings: of a run; knobs that are missing are at their defaults.
+        planning: whether the run is only planned.
+
+    Raises:
+        InputError: naming all of them.
+    """
+    if not settings.get("streaming"):
+        return
+    problems = []
+    if planning:
+        problems.append("plan   the rehearsal knows how long the rows of the sample take, and not how many there are")
+    if settings.get("max_samples") is not None:
+        problems.append(f"max_samples = {settings['max_samples']}   rows are not chosen; max_steps ends it sooner")
+    if settings.get("minutes") is not None:
+        problems.append(f"minutes = {settings['minutes']:g}   the rehearsal counts the rows of the sample alone")
+    if settings.get("seeds", 1) > 1:
+        problems.append(f"seeds = {settings['seeds']}   trainings after the first would be of the sample alone")
+    if settings.get("group_by_length"):
+        problems.append("group_by_length = yes   it sorts rows that are all at hand")
+    if settings.get("encoding", "auto") != "auto":
+        problems.append(f"encoding = {settings['encoding']}   shards of text are UTF-8")
+    if problems:
+        raise InputError("streaming = yes can't be had with this", problems, "Leave out what is named here.")
 
 
 def identify(folder: str) -> dict[str, Any]:
@@ -101,44 +134,34 @@ def pieces(folder: str) -> list[Piece]:
     first = 0
     for path in files_of(folder):
         cut = _row_groups(path) if SUFFIXES[path.suffix.lower()] == "parquet" else _lines(path)
+        before = 0
         for at, size, rows in cut:
             if rows:
-                found.append(Piece(str(path), first, rows, at, size))
-                first += rows
+                found.append(Piece(str(path), first + before, before, rows, at, size))
+                before += rows
+        first += before
     return found
 
 
-def read(piece: Piece) -> list[dict[str, Any]]:
-    """The rows of one piece.
+def read(piece: Piece) -> list[dict | Unreadable]:
+    """The rows of one piece, read as a file's are without streaming.
 
     Raises:
-        InputError: a line is no JSON object, named with its file; or the file has changed meanwhile.
+        InputError: the file has changed meanwhile, or can't be read any more.
     """
-    if piece.size == 0:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(piece.path) as file:
-            return file.read_row_group(piece.at).to_pylist()
-    with Path(piece.path).open("rb") as file:
-        file.seek(piece.at)
-        content = file.read(piece.size)
-    rows = []
-    for line in content.split(b"\n"):
-        if line.strip():
-            rows.append(_row(line, piece))
+    try:
+        rows = _row_group(piece) if piece.size == 0 else _rows_of_lines(piece)
+    except (OSError, ValueError) as error:  # pyarrow's are of these
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{piece.path}: can't be read behind row {piece.before:,}: {reason}") from None
     if len(rows) != piece.rows:
         raise InputError(f"{piece.path}: changed since it was first looked at", mend="Start again.")
     return rows
 
 
-def sample(folder: str, rows: int, seed: int) -> list[dict[str, Any]]:
-    """About so many rows, in whole pieces drawn from all over the folder."""
-    found: list[dict[str, Any]] = []
-    for piece in shuffled(pieces(folder), seed, -1):
-        if len(found) >= rows:
-            break
-        found += read(piece)
-    return found[:rows]
+def sample(folder: str, rows: int, seed: int) -> list[Piece]:
+    """Pieces drawn from all over the folder, of so many rows together or a little more."""
+    return next(windows(shuffled(pieces(folder), seed, -1), rows))
 
 
 def shuffled(all_pieces: list[Piece], seed: int, epoch: int) -> list[Piece]:
@@ -160,15 +183,24 @@ def windows(order: list[Piece], rows: int) -> Iterator[list[Piece]]:
         yield window
 
 
-def _row(line: bytes, piece: Piece) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, Mapping):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
-        shown = line[:60].decode("utf-8", "replace")
-        raise InputError(f"{piece.path}: a line is no JSON object ({error})", [f"found: {shown}"]) from None
-    return dict(row)
+def _row_group(piece: Piece) -> list[dict | Unreadable]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(piece.path) as file:
+        if piece.at >= file.num_row_groups:
+            return []
+        return [row for batch in file.read_row_group(piece.at).to_batches() for row in formats.rows_of_batch(batch)]
+
+
+def _rows_of_lines(piece: Piece) -> list[dict | Unreadable]:
+    with Path(piece.path).open("rb") as file:
+        file.seek(piece.at)
+        content = file.read(piece.size)
+    # As `opening.decoded`: a mark of the byte order may begin a file, and bytes that are no UTF-8 are for the parser.
+    text = io.StringIO(content.decode("utf-8-sig" if piece.at == 0 else "utf-8", "surrogateescape"), newline="\n")
+    # Lines are counted within the piece, and say nothing to whoever looks into the file.
+    rows = (row for _, row in formats.rows_of_json_lines(text, piece.path))
+    return [replace(row, line=None) if isinstance(row, Unreadable) else row for row in rows]
 
 
 def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:

@@ -9,30 +9,48 @@ step.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from seqtune.data import checks, shards, tokens
-from seqtune.data.keys import value_at
+from seqtune.data import checks, intake, shards, tokens
+from seqtune.data.problems import Problem, Unreadable
 from seqtune.data.shingles import question_key
 from seqtune.progress import say, warn
 
 #: Rows of the folder that are looked at beforehand: validation and hold-out rows come from them, and the lengths.
 SAMPLE = 20_000
 
+#: Settings of the data that say how a row becomes a question and an answer.
+READING = ("input_text_key", "output_text_key", "on_bad_rows", "values_as_text", "mask")
 
 identify = shards.identify
 
 
-def sample(source: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
-    """The rows that are looked at beforehand: whole pieces from all over the folder, `SAMPLE` rows."""
-    found = shards.sample(source["path"], SAMPLE, seed)
-    said = f"{source['rows']:,} rows in {source['files']} files; {len(found):,} of them"
+def sample(source: Mapping[str, Any], settings: Mapping[str, Any]) -> list[dict[str, Any] | Unreadable]:
+    """The rows that are looked at beforehand: of whole pieces from all over the folder, `SAMPLE` rows that can be used.
+
+    Args:
+        source: the record of `shards.identify`.
+        settings: of the data.
+
+    Raises:
+        InputError: no row has one of the keys; or a row can't be used and ``on_bad_rows`` is fail: named with its file.
+    """
+    held = [(piece, shards.read(piece)) for piece in shards.sample(source["path"], SAMPLE, settings["random_state"])]
+    rows = [row for _, raw in held for row in raw]
+    keys = settings["input_text_key"], settings["output_text_key"]
+    checks.check_rows(rows, *keys, source["path"], settings["values_as_text"])  # where no row has a key
+    bad = [{problem.row for problem in _problems(piece, raw, settings)} for piece, raw in held]
+    found = [row for (_, raw), wrong in zip(held, bad, strict=True) for at, row in enumerate(raw, 1) if at not in wrong]
+    said = f"{source['rows']:,} rows in {source['files']} files; {len(rows):,} of them"
     say(f"streaming: {said} are looked at beforehand, and validation and hold-out rows taken from these")
-    return found
+    if wrong := sum(map(len, bad)):
+        warn(f"{source['path']}: {wrong:,} of these rows can't be used and are left out, as others will be")
+    return found[:SAMPLE]
 
 
 def plan(
@@ -54,9 +72,7 @@ def plan(
     asked = {question_key(text) for rows in kept_away.values() for text in rows["input"]}
     return {
         "source": dict(source),
-        "keys": [settings["input_text_key"], settings["output_text_key"]],
-        "on_bad_rows": settings["on_bad_rows"],
-        "values_as_text": settings["values_as_text"],
+        "reading": {name: settings[name] for name in READING},
         "seed": settings["random_state"],
         "shuffle_buffer": settings["shuffle_buffer"],
         "template": template,
@@ -78,7 +94,7 @@ class Stream:
         self.tokenizer = tokenizer
         self.kept_away = set(plan["kept_away"])
         self.pieces = shards.pieces(plan["source"]["path"])
-        self.left_out = 0
+        self._told = False
 
     @property
     def rows(self) -> int:
@@ -124,25 +140,19 @@ class Stream:
 
     def _usable(self, piece: shards.Piece) -> list[tuple[int, str, str]]:
         """Number, input and reference of the piece's rows that can be trained on."""
-        raw = shards.read(piece)
-        keys = self.plan["keys"]
-        problems = checks.check_rows(raw, keys[0], keys[1], piece.path, self.plan["values_as_text"])
-        if problems and self.plan["on_bad_rows"] == "fail":
-            raise checks.bad_rows_error(piece.path, problems, len(raw))
-        bad = {problem.row for problem in problems}
-        if bad and not self.left_out:
+        raw, reading = shards.read(piece), self.plan["reading"]
+        problems = _problems(piece, raw, reading)
+        if problems and not self._told:
+            self._told = True
             warn(f"{piece.path}: rows that can't be used are left out, here and in the other files")
-        self.left_out += len(bad)
-        found = []
-        for index, row in enumerate(raw, 1):
-            if index in bad:
-                continue
-            question, reply = (value_at(row, key) for key in keys)
-            if self.plan["values_as_text"]:
-                question, reply = checks.as_text(question), checks.as_text(reply)
-            if question_key(question) not in self.kept_away:
-                found.append((piece.first + index - 1, question, reply))
-        return found
+        if len({problem.row for problem in problems}) == len(raw):
+            return []
+        clean = intake.clean_of(raw, problems, reading)
+        return [
+            (piece.first + number - 1, question, reply)
+            for number, question, reply in zip(clean["row"], clean["input"], clean["reference"], strict=True)
+            if question_key(question) not in self.kept_away
+        ]
 
     def _tokenized(self, rows: list[tuple[int, str, str]]) -> tuple[list[int], list[dict[str, Any]]]:
         limits = self.plan["limits"]
@@ -151,3 +161,16 @@ class Stream:
         targets = tokens.encode_targets(self.tokenizer, [reply for *_, reply in rows], limits["target"])
         made = [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
         return [number for number, *_ in rows], made
+
+
+def _problems(
+    piece: shards.Piece, raw: Sequence[dict[str, Any] | Unreadable], reading: Mapping[str, Any]
+) -> list[Problem]:
+    """What is wrong with the rows of a piece, counted within it; raised, and counted in the file, where it must be."""
+    keys = reading["input_text_key"], reading["output_text_key"]
+    problems = checks.check_rows(raw, *keys, piece.path, reading["values_as_text"], whole=False)
+    if problems and reading["on_bad_rows"] == "fail":
+        where = f"{piece.path}, rows {piece.before + 1:,} to {piece.before + len(raw):,}"
+        in_file = [replace(problem, row=piece.before + problem.row) for problem in problems]
+        raise checks.bad_rows_error(where, in_file, len(raw))
+    return problems

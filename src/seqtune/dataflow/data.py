@@ -112,7 +112,7 @@ def data_sources(data_settings: dict[str, Any]) -> dict[str, Any]:
 def raw_rows(data_sources: dict[str, Any], data_settings: dict[str, Any]) -> dict[str, Any]:
     """The rows of each file as they stand in it; of a folder that is streamed, a sample."""
     return {
-        name: streaming.sample(source, data_settings["random_state"])
+        name: streaming.sample(source, data_settings)
         if source["kind"] == "shards"
         else readers.read(source, data_settings["dataset_split"])
         for name, source in data_sources.items()

@@ -179,7 +179,9 @@ class Checkpoints:
                 taken, before = _read(place)
             except _DamagedError as error:
                 warn(f"{place}: damaged ({error}); it is not used")
-                place.replace(place.with_name(f"damaged-{place.name}"))  # or it would count as one that is kept
+                aside = place.with_name(f"damaged-{place.name}")  # or it would count as one that is kept
+                shutil.rmtree(aside, ignore_errors=True)
+                place.replace(aside)
                 continue
             if made_of is not None:
                 taken.values["changes"] = self._compared(before, made_of, place)

@@ -241,6 +241,7 @@ def train(
         else:
             state.log.append({"step": 0, "epoch": 0.0})
             measure()
+        advance("training", state.step, plan.total_steps, "steps", best_validation_loss=state.best_loss)
         while state.step < plan.total_steps and not state.stopped_early:
             for numbers, rows, place in feed.steps(state.epoch, state.place, plan.rows_per_step):
                 started = time.perf_counter()
@@ -249,7 +250,9 @@ def train(
                 ranks.sum_gradients(adapter)
                 norm = accelerator.clip_grad_norm_(adapter, settings["max_grad_norm"] or math.inf)
                 grad_norm = float(norm) if norm is not None else math.nan
-                _refuse_nan(state.step + 1, step_loss, grad_norm, numbers, checkpoints.newest_step)
+                if not (math.isfinite(step_loss) and math.isfinite(grad_norm)):  # on all ranks, or on none
+                    (kept,) = ranks.most(checkpoints.newest_step or 0)
+                    raise _not_a_number(state.step + 1, step_loss, grad_norm, numbers, int(kept))
                 learning_rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()
@@ -283,6 +286,10 @@ def train(
                     checkpoints.save_or_fail(now(), made_of)
                 elif ended or due:
                     checkpoints.save_or_warn(now(), made_of)
+                show(state.log)
+                if number:
+                    ranks.wait()  # until it is written
+                    stop.obey(number)
                 advance(
                     "training",
                     state.step,
@@ -291,10 +298,6 @@ def train(
                     loss=step_loss,
                     best_validation_loss=state.best_loss,
                 )
-                show(state.log)
-                if number:
-                    ranks.wait()  # until it is written
-                    stop.obey(number)
                 if ended:
                     break
             else:
@@ -367,11 +370,9 @@ def _paths(
     return speed.FastPaths(forward, plain.dice)
 
 
-def _refuse_nan(step: int, step_loss: float, grad_norm: float, rows: Sequence[int], kept: int | None) -> None:
-    if math.isfinite(step_loss) and math.isfinite(grad_norm):
-        return
-    state = "Nothing was delivered: " if kept is None else f"The state of step {kept} is kept, but from there "
-    raise RunError(
+def _not_a_number(step: int, step_loss: float, grad_norm: float, rows: Sequence[int], kept: int) -> RunError:
+    state = f"The state of step {kept} is kept, but from there " if kept else "Nothing was delivered: "
+    return RunError(
         f"step {step}: the training loss is {step_loss} and the length of the gradient {grad_norm}",
         [f"rows of the training set in this step: {', '.join(str(row + 1) for row in sorted(rows))}"],
         f"{state}the step would fail again. Try a lower --learning-rate, or --precision fp32, in another --out.",

@@ -25,8 +25,9 @@ from torch import Tensor
 from seqtune.errors import RunError
 from seqtune.launch import launched
 
-#: How long ranks wait for each other: the first one reads and checks the data before there is anything to train.
-PATIENCE = timedelta(hours=6)
+#: How long ranks wait for each other: the first one reads and checks the data before there is anything to train, and
+#: has the models answer (and trains other seeds) behind it. One that is gone is noticed at once.
+PATIENCE = timedelta(days=30)
 
 Result = TypeVar("Result")
 

@@ -74,5 +74,5 @@ def finishing_the_step(wanted: bool) -> Iterator[Stop]:
     finally:
         for number, before in stop._before.items():
             signal.signal(number, before)
-    if stop.signal_number:  # it came behind the last step
-        stop.obey()
+        if stop.signal_number:  # it came behind the last step, or the step failed
+            stop.obey()

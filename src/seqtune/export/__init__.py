@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from seqtune import run
-from seqtune.errors import InputError
+from seqtune.errors import InputError, RunError
 from seqtune.export import checking, place
 from seqtune.export.tuned import Tuned, load
 from seqtune.progress import say
@@ -95,9 +97,10 @@ def write(
     tuned = load(path, model_id)
     with place.publishing(out, overwrite) as folder:
         say(f"writing {to} ({chosen})")
-        target.write(tuned, folder, chosen)
-        (folder / "load.py").write_text(checking.snippet(target.SNIPPET, tuned), encoding="utf-8")
-        found = checking.check(target, tuned, folder, chosen)
+        with _told():
+            target.write(tuned, folder, chosen)
+            (folder / "load.py").write_text(checking.snippet(target.SNIPPET, tuned), encoding="utf-8")
+            found = checking.check(target, tuned, folder, chosen)
         manifest = {
             "format": FORMAT,
             "target": to,
@@ -115,6 +118,17 @@ def write(
         (folder / place.MANIFEST).write_text(text + "\n", encoding="utf-8")
     say(checking.sentence(found))
     return manifest
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of a library that are an OSError by name (a model that it does not find) are no full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise RunError("the export can't be written", [line for line in str(error).splitlines() if line][:5]) from None
 
 
 def checked(to: str, quantization: str | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from seqtune.errors import InputError
 from seqtune.export.tuned import Tuned
-from seqtune.models import pieces, quantized
+from seqtune.models import adapters, pieces, quantized
 from seqtune.models.quiet import quiet
 
 NEEDS = ("peft",)
@@ -22,12 +23,13 @@ from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 $imports
 HERE = Path(__file__).resolve().parent
-BASE = $base
+BASE, REVISION = $base, $revision
 TEMPLATE = $template
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
 OPTIONS = $options
 
 tokenizer = AutoTokenizer.from_pretrained(HERE)
-base = AutoModelForSeq2SeqLM.from_pretrained(BASE, dtype=torch.float32)
+base = AutoModelForSeq2SeqLM.from_pretrained(BASE, revision=REVISION, dtype=torch.float32)
 model = PeftModel.from_pretrained(base, HERE).eval()
 
 
@@ -36,7 +38,7 @@ def tokens(texts):
     found = []
     for text in texts:
         text = TEMPLATE.replace("{question}", text)
-        batch = tokenizer(text, truncation=True, max_length=$source_limit, return_tensors="pt")
+        batch = tokenizer(text, **HOW, return_tensors="pt")
         written = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **OPTIONS)
         found.append(written[0].tolist())
     return found
@@ -49,7 +51,7 @@ if __name__ == "__main__":
 
 
 def write(tuned: Tuned, folder: Path, quantization: str) -> None:
-    """The adapter's two files as they are, and the tokenizer.
+    """The adapter's two files, with the place where the base model is now, and the tokenizer.
 
     Raises:
         InputError: the base is in 4 bits, so that over its fp32 weights the adapter answers otherwise; or it has no
@@ -67,8 +69,9 @@ def write(tuned: Tuned, folder: Path, quantization: str) -> None:
             f"to = 'adapter'   the base model has {rows} tokens, and plain PEFT makes no room for more",
             mend="Export to merged instead.",
         )
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(tuned.adapter / name, folder / name)
+    shutil.copyfile(tuned.adapter / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+    config = {**adapters.read_config(tuned.adapter), "base_model_name_or_path": tuned.base_id}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tuned.save_tokenizer(folder)
 
 

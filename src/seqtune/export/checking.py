@@ -14,9 +14,11 @@ from string import Template
 from typing import Any
 
 from seqtune import metrics
+from seqtune.data import tokens
 from seqtune.errors import RunError
-from seqtune.export.tuned import Tuned
+from seqtune.export.tuned import QUESTIONS, Tuned
 from seqtune.models.quiet import quiet
+from seqtune.progress import say
 
 #: Rows that are answered by the export: float32, and arithmetic that is judged by its ROUGE.
 ROWS = {"float32": 16}
@@ -43,6 +45,7 @@ def snippet(template: str, tuned: Tuned) -> str:
         "ends": tuned.ends,
         "options": repr(tuned.options),
         "base": "str(seqtune.models.loading.embedded_folder())" if packaged else repr(tuned.base_id),
+        "revision": repr(tuned.base_revision),
         "imports": "import seqtune.models.loading\n" if packaged else "",
     }
     return Template(template).substitute(values)
@@ -60,8 +63,8 @@ def check(target: Any, tuned: Tuned, folder: Path, quantization: str) -> dict[st
         RunError: the export is beyond the bound.
     """
     exact, bound = quantization == "float32", getattr(target, "BOUND", BOUND)
-    count = min(len(tuned.texts), ROWS.get(quantization, ROWS_OTHERWISE))
-    few = _first(tuned, count)
+    few = _first(tuned, ROWS.get(quantization, ROWS_OTHERWISE))
+    count = len(few.texts)
     expected = few.answerer.tokens(few.sources, batch_size=16, random_state=0, max_new_tokens=few.limit)
     ours, theirs = few.log_probs(few.model, expected), target.log_probs(few, folder, expected)
     differences = [
@@ -117,8 +120,21 @@ def _answers(folder: Path, texts: list[str]) -> list[list[int]]:
 
 
 def _first(tuned: Tuned, count: int) -> Tuned:
-    """The same model with the first of the rows."""
-    return replace(tuned, texts=tuned.texts[:count], references=tuned.references[:count])
+    """The same model with the first of the rows, but for those that ``load.py`` encodes otherwise.
+
+    It tells its tokenizer to obey nothing in a text; but the ``</s>`` that somebody writes is one of the pieces of a
+    SentencePiece vocabulary, and to spell it out (`data.plain`) is more than a snippet should do.
+    """
+    framed = tokens.apply_template(tuned.settings["input_template"], tuned.texts)
+    limit = tuned.settings["max_source_length"]
+    plain = tuned.tokenizer(framed, truncation=True, max_length=limit, split_special_tokens=True)["input_ids"]
+    same = [n for n, (one, other) in enumerate(zip(plain, tuned.sources, strict=True)) if list(one) == list(other)]
+    if len(same) < len(framed):
+        say(f"{len(framed) - len(same)} rows hold a special token, which load.py reads otherwise; they are left out")
+    if not same:
+        return replace(tuned, texts=list(QUESTIONS), references=[])
+    texts, references = ([each[n] for n in same[:count]] if each else [] for each in (tuned.texts, tuned.references))
+    return replace(tuned, texts=texts, references=references)
 
 
 def _lead(tuned: Tuned, row: int, expected: list[int], answered: list[int]) -> float:
@@ -134,12 +150,12 @@ def _lead(tuned: Tuned, row: int, expected: list[int], answered: list[int]) -> f
         if place < 0:
             return math.inf  # the export went on beyond the limit
     alone = replace(tuned, texts=[tuned.texts[row]])
-    tokens = (expected[place], other[parting] if parting < len(other) else tuned.ends[0])
-    mine, its = (alone.log_probs(alone.model, [[*expected[:place], token]])[0][-1] for token in tokens)
+    pair = (expected[place], other[parting] if parting < len(other) else tuned.ends[0])
+    mine, its = (alone.log_probs(alone.model, [[*expected[:place], token]])[0][-1] for token in pair)
     return mine - its
 
 
-def _bare(tuned: Tuned, tokens: list[int]) -> list[int]:
+def _bare(tuned: Tuned, answer: list[int]) -> list[int]:
     """Without special tokens: runtimes differ in whether they return start and end."""
     special = set(tuned.tokenizer.all_special_ids)
-    return [token for token in tokens if token not in special]
+    return [token for token in answer if token not in special]

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = $template
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
 FIRST = $first  # the token that every answer begins with, or None
 
 tokenizer = AutoTokenizer.from_pretrained(HERE)
@@ -36,7 +37,7 @@ translator = ctranslate2.Translator(str(HERE), device="cpu", compute_type="defau
 def tokens(texts):
     """The token ids of an answer to each text; greedy."""
     texts = [TEMPLATE.replace("{question}", text) for text in texts]
-    ids = [tokenizer(text, truncation=True, max_length=$source_limit)["input_ids"] for text in texts]
+    ids = [tokenizer(text, **HOW)["input_ids"] for text in texts]
     sources = [tokenizer.convert_ids_to_tokens(each) for each in ids]
     prefix = None if FIRST is None else [tokenizer.convert_ids_to_tokens([FIRST])] * len(sources)
     found = translator.translate_batch(

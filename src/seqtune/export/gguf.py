@@ -50,6 +50,7 @@ from cyllama.llama import llama_cpp
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = $template
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
 START, FIRST, ENDS = $start, $first, $ends  # FIRST: the token that every answer begins with, or None
 THREADS = 1  # more are faster for a large model on an idle machine; on a busy one they wait for each other
 
@@ -72,7 +73,7 @@ if (HERE / "tokenizer_config.json").exists():  # llama.cpp has no such tokenizer
 def encoded(text):
     """The token ids of a text, its end token last."""
     if tokenizer:
-        return tokenizer(text, truncation=True, max_length=$source_limit)["input_ids"]
+        return tokenizer(text, **HOW)["input_ids"]
     ids = vocabulary.tokenize(before + text if text else text, add_special=True, parse_special=True)
     return ids if len(ids) <= $source_limit else [*ids[: $source_limit - 1], ids[-1]]
 
@@ -242,7 +243,10 @@ def _cut_otherwise(tuned: Tuned, folder: Path) -> str:
     long, own = "A long text, of 2 parts. " * limit, "x".join(["", *pieces.characters_of(tuned.tokenizer), ""])
     plain = [*tuned.texts, *tuned.references, *vocabulary.PROBES, long, own]
     texts = [*plain, *tokens.apply_template(template, plain)]  # answers are decoded without it
-    ids = [tuned.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    ids = [
+        tuned.tokenizer(text, split_special_tokens=True, truncation=True, max_length=limit)["input_ids"]
+        for text in texts
+    ]
     back = [tuned.answerer.text(each) for each in ids]
     theirs, read = _asked(folder, "encoded", texts), _asked(folder, "decoded", ids)
     wrong = sum(a != b or c != d for a, b, c, d in zip(ids, theirs, back, read, strict=True))

@@ -18,6 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = $template
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
 
 tokenizer = AutoTokenizer.from_pretrained(HERE)
 model = AutoModelForSeq2SeqLM.from_pretrained(HERE).eval()
@@ -28,7 +29,7 @@ def tokens(texts):
     found = []
     for text in texts:
         text = TEMPLATE.replace("{question}", text)
-        batch = tokenizer(text, truncation=True, max_length=$source_limit, return_tensors="pt")
+        batch = tokenizer(text, **HOW, return_tensors="pt")
         written = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         found.append(written[0].tolist())
     return found

@@ -36,6 +36,7 @@ from transformers import AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = $template
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
 START, FIRST, ENDS = $start, $first, $ends  # FIRST: the token that every answer begins with, or None
 
 tokenizer = AutoTokenizer.from_pretrained(HERE)
@@ -48,7 +49,7 @@ def tokens(texts):
     found = []
     for text in texts:
         text = TEMPLATE.replace("{question}", text)
-        ids = np.array([tokenizer(text, truncation=True, max_length=$source_limit)["input_ids"]], dtype=np.int64)
+        ids = np.array([tokenizer(text, **HOW)["input_ids"]], dtype=np.int64)
         mask = np.ones_like(ids)
         (memory,) = encoder.run(["memory"], {"input_ids": ids, "attention_mask": mask})
         past = np.zeros((*memory.shape[:3], 0, memory.shape[4]), dtype=np.float32)

@@ -35,7 +35,8 @@ class Tuned:
         adapted: base and adapter.
         model: the adapter merged into the weights, fp32, on the CPU.
         adapter: its folder.
-        base_id: what the adapter says its base model is.
+        base_id: by what name its base model is found.
+        base_revision: the commit of a base model of the hub.
         base_path: where that lies on this disk.
         texts: questions to be checked on.
         references: their answers in the data; empty where none are known.
@@ -48,6 +49,7 @@ class Tuned:
     tokenizer: PreTrainedTokenizerBase
     adapter: Path
     base_id: str
+    base_revision: str | None
     base_path: Path
     texts: list[str]
     references: list[str]
@@ -153,7 +155,8 @@ def load(path: str | Path, model_id: str | None = None, rows: int = 64) -> Tuned
         model=adapters.merged(adapted),
         tokenizer=tokenizer,
         adapter=adapter,
-        base_id=adapters.read_config(adapter).get("base_model_name_or_path") or checkpoint.model_id,
+        base_id=checkpoint.stable_id,
+        base_revision=checkpoint.revision,
         base_path=Path(checkpoint.path),
         texts=[row["input"] for row in asked] or list(QUESTIONS),
         references=[row["reference"] for row in asked],

@@ -106,9 +106,12 @@ class Answerer:
         random_state: int,
         stage: str = "answering",
         stop: Callable[[], bool] | None = None,
+        wishes: Wishes | None = None,
         **knobs: Any,
     ) -> list[list[int]]:
         """The tokens of the answer to each encoded input, in the order of the inputs, without the start token.
+
+        An answer that ended by itself has its end as its last token.
 
         Args:
             sources: token ids of each input, end-of-sequence included.
@@ -117,10 +120,16 @@ class Answerer:
                 generators of the process are left alone.
             stage: what to call this in the progress display.
             stop: asked before each token; once it is true, the answers end where they are.
+            wishes: of `wishes`, where they are resolved already; instead of ``knobs``.
             **knobs: of transformers' ``generate``; they override the checkpoint's own taste (see
                 `families.generation_defaults`).
+
+        Raises:
+            InputError: as `wishes`; or ``batch_size`` is below 1.
         """
-        wishes = self.wishes(**knobs)
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size}: expected at least 1")
+        wishes = wishes or self.wishes(**knobs)
         if self.engine == "transformers" or wishes.unhandled:
             if self.engine != "transformers":
                 say(f"answers: by transformers' generate, which is slower, for {', '.join(wishes.unhandled)}")
@@ -211,7 +220,7 @@ class Answerer:
                     **batch, generation_config=wishes.config, tokenizer=self.tokenizer, stopping_criteria=criteria
                 )
                 for row, tokens in zip(part, written.tolist(), strict=True):
-                    found[row] = tokens[1:]
+                    found[row] = wishes.up_to_the_end(tokens[1:])
                 done += len(part)
                 advance(stage, done, len(sources), "rows")
         return found

@@ -65,7 +65,7 @@ class Wishes:
         knobs: of transformers' ``generate``; they override `families.generation_defaults`.
 
     Raises:
-        InputError: an unknown knob, or a value that transformers refuses.
+        InputError: an unknown knob, a value that transformers refuses, or a longer answer than the decoder can write.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, knobs: Mapping[str, Any]):
@@ -94,6 +94,10 @@ class Wishes:
         #: Equal for wishes that mean the same.
         self.key = json.dumps(self.values, sort_keys=True, default=str)
 
+        positions = families.position_limits(model.config)[1]
+        if positions and self.limit > positions - 1 and (knobs.get("max_new_tokens") or knobs.get("max_length")):
+            found = f"an answer of {self.limit:,} tokens: the decoder has {positions:,} positions"
+            raise InputError(found, mend=f"Ask for at most {positions - 1:,} (max_new_tokens).")
         try:
             self._usable = self._behind([[0]]), self._warpers  # made now, so that what is wrong is said now
         except ValueError as error:
@@ -145,6 +149,11 @@ class Wishes:
         end = next((at for at, token in enumerate(tokens) if token in self.ends), None)
         forced = self["forced_eos_token_id"] is not None and end == self.limit - 1
         return len(tokens) >= self.limit and (end is None or forced)
+
+    def up_to_the_end(self, tokens: Sequence[int]) -> list[int]:
+        """An answer without what ``generate`` pads it with, behind its end."""
+        end = next((at for at, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return list(tokens[: end + 1])
 
     @cached_property
     def limit(self) -> int:

@@ -144,7 +144,7 @@ def to_file(
             progress.say(f"{output}: goes on behind {journal.done:,} of {file.total:,} rows")
         if elsewhere is None:
             _fill(journal, file, answering, tell)
-        else:
+        elif journal.done < file.total:
             answers = elsewhere([text for text, _ in islice(file.rows(), journal.done, None)])
             while ahead := list(islice(answers, CHUNK)):
                 journal.add(ahead)

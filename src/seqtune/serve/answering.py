@@ -23,6 +23,9 @@ from seqtune.serve.shelf import Entry, Shelf
 
 Found = TypeVar("Found")
 
+#: More characters for each token of the limit are no text: refused before they are tokenized.
+CHARACTERS = 64
+
 
 class Gone(Exception):  # noqa: N818
     """The client has left: there is nobody to answer."""
@@ -41,6 +44,7 @@ class Answers:
         self.shelf = shelf
         self.batcher = batcher
         self.settings = settings
+        self.reading = asyncio.Lock()
 
     def entry(self, name: str) -> Entry:
         """The model of that name. Raises `Refused` (404) where there is none."""
@@ -71,7 +75,7 @@ class Answers:
             )
         return asked[-1], ignored
 
-    def jobs(self, asked: wire.Asked, questions: Sequence[str]) -> list[Job]:
+    async def jobs(self, asked: wire.Asked, questions: Sequence[str]) -> list[Job]:
         """A job for each question and choice, queued.
 
         Raises:
@@ -91,17 +95,19 @@ class Answers:
             found = f"{len(questions) * copies} choices"
             raise Refused(422, f"{found}: this server lets {self.settings.max_waiting} wait (--max-waiting)", param="n")
         limit = self._limit(entry, asked)
-        sources = [self._source(entry, text) for text in questions]
         knobs = {**asked.knobs(entry.model.settings), "max_new_tokens": limit}
         seeds = [_seed(asked.seed, copy) for copy in range(copies)]
-        try:
-            jobs = [
-                Job(entry, source, knobs, seed, asked.stops, streams=bool(asked.stream))
-                for source in sources
-                for seed in seeds
-            ]
-        except InputError as error:
-            raise Refused(422, " ".join([error.headline, *error.details])) from None
+        # Beside the event loop, for a long text takes its time; one by one, for a tokenizer has state (languages).
+        async with self.reading:
+            sources = [await asyncio.to_thread(self._source, entry, text) for text in questions]
+            try:
+                jobs = [
+                    Job(entry, source, knobs, seed, asked.stops, streams=bool(asked.stream))
+                    for source in sources
+                    for seed in seeds
+                ]
+            except InputError as error:
+                raise Refused(422, " ".join([error.headline, *error.details])) from None
         try:
             self.batcher.submit(jobs)
         except Full:
@@ -214,6 +220,13 @@ class Answers:
     def _source(self, entry: Entry, text: str) -> list[int]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise Refused(422, "the question holds a lone surrogate, which is no character")
+        if len(text) > CHARACTERS * entry.longest_source:
+            raise Refused(
+                400,
+                f"the question has {len(text):,} characters; "
+                f"{entry.name} takes at most {entry.longest_source:,} tokens",
+                code="context_length_exceeded",
+            )
         ids = entry.encode(text)
         if len(ids) > entry.longest_source:
             raise Refused(

@@ -162,7 +162,7 @@ def _add_completions(app: FastAPI, answers: Answers, settings: ServeSettings, ke
     async def chat(asked: Any, request: Request) -> Any:
         """Answer the last message of the user."""
         question, ignored = answers.question_of(asked.messages)
-        jobs = answers.jobs(asked, [question])
+        jobs = await answers.jobs(asked, [question])
         stamp = wire.stamp("chatcmpl", asked.model)
         headers = {"x-seqtune-ignored-messages": str(ignored)}
         if asked.stream:
@@ -188,7 +188,7 @@ def _add_completions(app: FastAPI, answers: Answers, settings: ServeSettings, ke
 
     async def completions(asked: Any, request: Request) -> Any:
         """Answer a prompt, or several."""
-        jobs = answers.jobs(asked, asked.prompts)
+        jobs = await answers.jobs(asked, asked.prompts)
         stamp = wire.stamp("cmpl", asked.model)
         if asked.stream:
 
@@ -230,6 +230,10 @@ def _add_refusals(app: FastAPI) -> None:
     async def gone(_: Request, error: Gone) -> Response:
         return Response(status_code=499)  # nobody reads it
 
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:  # it goes on to the gate, which logs it
+        return Refused(500, "something went wrong here; the log of the server says what").response()
+
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         what = {404: f"there is no {request.url.path[:100]!r}", 405: f"{request.method} is not for this address"}
@@ -256,7 +260,7 @@ def _add_refusals(app: FastAPI) -> None:
 def _place(loc: Any) -> str:
     """``messages.0.content`` for where a body is wrong; the types it is not are left out."""
     parts = [str(part)[:100] for part in loc[1:]]
-    return ".".join(part for part in parts if "[" not in part and part != "str") or "the body"
+    return ".".join(part for part in parts if "[" not in part and part not in ("str", "constrained-str")) or "the body"
 
 
 def _declare_key(app: FastAPI) -> None:

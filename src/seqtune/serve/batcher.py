@@ -4,7 +4,7 @@ One thread answers. Each model has a session of answers being written; a request
 is a place, and leaves it when it is finished: a long answer holds nobody up, a lone request never waits for company. No
 answer depends on its neighbours: draws at random have dice of their own. What our decoder does not know (a model's
 architecture, a base in 4 bits, sampled beams) is answered alone, by transformers' ``generate``: one such request at a
-time, which the others wait for, then a token for each of these.
+time, and between two of its tokens the others get theirs.
 
 A request whose client has left is skipped, or dropped at the next token. Nothing that goes wrong ends the thread: the
 requests at work in that session fail, the next ones are answered.
@@ -146,13 +146,13 @@ class Batcher:
         self.is_warm = False
         self.broken: set[str] = set()
         self.waiting: deque[Job] = deque()
-        self.alone: deque[Job] = deque()
+        self.alone: deque[Job] = deque()  # the first of them is being answered
         self.working: dict[str, list[Job]] = {}
         self.sessions: dict[str, Session] = {}
         self.changed = threading.Condition()
         self.ending = False
         self.thread = threading.Thread(target=self._work, name="seqtune-answers", daemon=True)
-        watch.waiting.set_function(lambda: len(self.waiting) + len(self.alone))
+        watch.waiting.set_function(lambda: self._queued)
         watch.running.set_function(self.at_work)
 
     def start(self) -> None:
@@ -168,7 +168,7 @@ class Batcher:
 
     def at_work(self) -> int:
         """Answers being written."""
-        return sum(len(jobs) for jobs in list(self.working.values()))
+        return sum(len(jobs) for jobs in list(self.working.values())) + bool(self.alone)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, all or none.
@@ -194,18 +194,21 @@ class Batcher:
                 self.broken.add(entry.name)
         self.is_warm = True
         while (fresh := self._admitted()) is not None:
-            self.alone.extend(job for job in fresh if job.alone)
-            while self.alone and self.alone[0].gone:
-                self.alone.popleft()
+            self._go_on(fresh)
             if self.alone:
-                job = self.alone.popleft()
-                self._guarded([job], self._answer_alone, job)
-            sharing = [job for job in fresh if not job.alone]
-            for name in {job.entry.name for job in sharing}:
-                beginning = [job for job in sharing if job.entry.name == name]
-                self._guarded([*self.working.get(name, []), *beginning], self._begin, name, beginning)
-            for name in list(self.working):
-                self._guarded(self.working[name], self._step, name, self.working[name])
+                if not self.alone[0].gone:
+                    self._guarded([self.alone[0]], self._answer_alone, self.alone[0])
+                self.alone.popleft()
+
+    def _go_on(self, fresh: Sequence[Job]) -> None:
+        """Take fresh jobs in; a token for each of those that share."""
+        self.alone.extend(job for job in fresh if job.alone)
+        sharing = [job for job in fresh if not job.alone]
+        for name in {job.entry.name for job in sharing}:
+            beginning = [job for job in sharing if job.entry.name == name]
+            self._guarded([*self.working.get(name, []), *beginning], self._begin, name, beginning)
+        for name in list(self.working):
+            self._guarded(self.working[name], self._step, name, self.working[name])
 
     def _guarded(self, jobs: Sequence[Job], do: Callable[..., None], *arguments: Any) -> None:
         """Do something; where it fails, these jobs fail, and their session is given up."""
@@ -253,7 +256,7 @@ class Batcher:
 
     @property
     def _queued(self) -> int:
-        return len(self.waiting) + len(self.alone)
+        return len(self.waiting) + max(0, len(self.alone) - 1)
 
     def _forget_gone(self) -> None:
         self.waiting = deque(job for job in self.waiting if not job.gone)
@@ -267,10 +270,15 @@ class Batcher:
         self.working.setdefault(name, []).extend(jobs)
 
     def _answer_alone(self, job: Job) -> None:
-        """Answer a job in one go; given up at the next token when its client has left."""
+        """Answer a job in one go, the others between its tokens; given up at the next one when its client has left."""
         self._count_waiting([job])
+
+        def others() -> bool:
+            self._go_on(self._admitted() or [])
+            return job.gone
+
         (job.answer.tokens,) = job.entry.model.answerer.tokens(
-            [job.source], batch_size=1, random_state=job.seed, stop=lambda: job.gone, **job.knobs
+            [job.source], batch_size=1, random_state=job.seed, stop=others, wishes=job.wishes
         )
         job.answer.finished = True
         self._tell([job])

@@ -17,7 +17,7 @@ from seqtune.errors import InputError
 from seqtune.progress import say, warn
 from seqtune.serve.app import create_app
 from seqtune.serve.gate import Gate
-from seqtune.serve.settings import LOOPBACK, ServeSettings
+from seqtune.serve.settings import LOOPBACK, SHORTEST_KEY, ServeSettings
 from seqtune.serve.shelf import Shelf
 
 #: Connections that may wait to be taken, as uvicorn has it.
@@ -31,10 +31,13 @@ def checked(values: dict[str, Any]) -> ServeSettings:
     """The settings, with the key of the environment where none is given.
 
     Raises:
-        InputError: an address beyond this machine without a key.
+        InputError: a value, the key of the environment among them, can't be used; or an address beyond this machine
+            without a key.
     """
     key = values.get("api_key") or os.environ.get("SEQTUNE_API_KEY") or None
-    settings = ServeSettings.model_validate({**values, "api_key": key})
+    if key is not None and len(key.strip()) < SHORTEST_KEY:  # it is not shown
+        raise InputError(f"api_key: expected at least {SHORTEST_KEY} characters (--api-key, or SEQTUNE_API_KEY)")
+    settings = ServeSettings(**{**values, "api_key": key})
     if settings.host not in LOOPBACK and not settings.api_key:
         raise InputError(
             f"host = {settings.host}: others than this machine could ask, and there is no key",

@@ -14,6 +14,9 @@ from seqtune.settings import knob
 #: Hosts that only programs of this machine reach.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+#: Characters of a key, blanks around it not counted.
+SHORTEST_KEY = 8
+
 
 class ServeSettings(BaseModel):
     """All knobs of `seqtune serve`."""
@@ -23,7 +26,7 @@ class ServeSettings(BaseModel):
     # fmt: off
     host: str = knob("127.0.0.1", "Address to listen on; any but loopback needs an api_key.", group="serving", min_length=1)
     port: int = knob(8000, "Port to listen on; 0 takes a free one and prints it.", group="serving", ge=0, le=65535)
-    api_key: str | None = knob(None, "Key that clients send as `Authorization: Bearer KEY`. The variable SEQTUNE_API_KEY keeps it out of the list of processes.", group="serving", derived="$SEQTUNE_API_KEY; none on loopback", min_length=8)
+    api_key: str | None = knob(None, "Key that clients send as `Authorization: Bearer KEY`. The variable SEQTUNE_API_KEY keeps it out of the list of processes.", group="serving", derived="$SEQTUNE_API_KEY; none on loopback", min_length=SHORTEST_KEY)
     allowed_hosts: str | None = knob(None, "Names that a request may call this server by (its Host header), separated by commas; * is any.", group="serving", derived="localhost and 127.0.0.1 on loopback; elsewhere any, as the key is asked for", min_length=1)
     device_type: Literal["auto", "cpu", "cuda", "mps"] = knob("auto", "Where to compute: the best there is, or this one.", group="serving")
     max_batch_size: int = knob(16, "Answers written together, of 1,024 tokens with their question; of shorter ones up to four times as many.", group="serving", unit="requests", ge=1, le=1024)

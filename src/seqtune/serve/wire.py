@@ -63,6 +63,10 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
+#: Each is looked for at every token.
+StopText = Annotated[str, Field(max_length=200)]
+
+
 class Asked(BaseModel):
     """What both kinds of completion take."""
 
@@ -80,7 +84,7 @@ class Asked(BaseModel):
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=100)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int | None = Field(None, ge=1, le=CHOICES)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = Field(
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = Field(
         None, description="Up to four texts that end the answer."
     )
     stream: bool | None = None

@@ -130,8 +130,12 @@ def _read(study: Path) -> list[dict[str, Any]]:
 
 
 def _measured(lines: Sequence[Mapping[str, Any]], number: int) -> dict[str, float]:
-    """What a trial has measured at each rung, by its per cent."""
-    return {str(line["per_cent"]): line["loss"] for line in lines if line["trial"] == number and "per_cent" in line}
+    """What a trial measured at each rung, by its per cent: the first time, where a lost worker made it do so twice."""
+    found: dict[str, float] = {}
+    for line in lines:
+        if line["trial"] == number and "per_cent" in line:
+            found.setdefault(str(line["per_cent"]), line["loss"])
+    return found
 
 
 def _best(ended: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler  # pyright: ignore[
 from ray.util.queue import Queue  # pyright: ignore[reportMissingImports] (an extra)
 
 from seqtune.cluster import ray_driver
-from seqtune.errors import InputError, RunError, SeqtuneError
+from seqtune.errors import RunError, SeqtuneError
 
 
 class Trial(tune.Trainable):
@@ -85,19 +85,18 @@ class Trial(tune.Trainable):
             return False
 
         outbox.put({"what": "trial", "trial": number, "begins": True})
-        loss, ending = float("inf"), {}
-        try:
-            folder = Path(told["folder"])
-            if not folder.is_dir():
-                raise InputError(f"{folder}: a worker can't see it", mend="Choose an --out that all machines share.")
-            found = trial.trained(folder / f"{number:03}", told["inputs"], judge)
-            loss = found["loss"]
-            ending = {"state": "pruned" if found["pruned"] else "complete"}
-            ending |= {name: found[name] for name in ("loss", "steps", "of")}
-        except RunError as error:
-            ending = {"state": "failed", "loss": None, "error": error.headline}
-        except SeqtuneError as error:  # no other trial would do better
-            outbox.put({"what": "failed", "headline": error.headline, "details": error.details, "mend": error.mend})
+        loss, ending, folder = float("inf"), {}, Path(told["folder"])
+        if folder.is_dir():
+            try:
+                found = trial.trained(folder / f"{number:03}", told["inputs"], judge)
+                loss = found["loss"]
+                ending = {"state": "pruned" if found["pruned"] else "complete"}
+                ending |= {name: found[name] for name in ("loss", "steps", "of")}
+            except SeqtuneError as error:  # of these settings: others may do
+                ending = {"state": "failed", "loss": None, "error": error.headline}
+        else:
+            mend = "Choose an --out that all machines share."
+            outbox.put({"what": "failed", "headline": f"{folder}: a worker can't see it", "details": [], "mend": mend})
         if ending and not now["pruned"]:
             outbox.put({"what": "trial", "trial": number, **ending})
         self.reports.put({"per_cent": 100, "loss": loss, "done": True})
@@ -107,9 +106,14 @@ def scheduler(rungs: list[int], before: list[dict[str, Any]]) -> Any:
     """ASHA, told what was measured before; without rungs, one that stops nothing."""
     if not rungs:
         return FIFOScheduler()
-    factor = rungs[1] // rungs[0] if len(rungs) > 1 else 2
+    first, second = rungs
     found = ASHAScheduler(
-        time_attr="per_cent", metric="loss", mode="min", max_t=100, grace_period=rungs[0], reduction_factor=factor
+        time_attr="per_cent",
+        metric="loss",
+        mode="min",
+        max_t=100,
+        grace_period=first,
+        reduction_factor=second // first,
     )
     seen = {line["trial"]: SimpleNamespace(trial_id=f"before-{line['trial']}") for line in before}
     for each in seen.values():

@@ -15,12 +15,14 @@ UNSET = "default"
 #: What is tried unless told: what decides most of the quality of a LoRA run, the learning rate first.
 USUAL = ("learning_rate=2e-4..1e-2:log", "target_modules=default|all-linear", "lora_r=8,16,32")
 
-#: Settings that change what runs are compared by, or where they lie.
+#: Settings of these groups that change what runs are compared by, or what a run is.
 _FIXED = (
-    "data_path", "validation_path", "hold_out_path", "on_bad_rows", "max_samples", "train_size", "validation_size",
-    "hold_out_size", "random_state", "max_eval_rows", "model_id", "model_id_tokenizer", "input_template",
-    "max_target_length", "preserve_characters",
+    "input_template", "max_target_length", "preserve_characters",  # what is predicted, token by token
+    "minutes", "seeds", "shard_base",  # how long a run is, how many there are, on how many machines
 )  # fmt: skip
+
+
+_GROUPS = ("finetuning", "tokenization")
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def parsed(texts: Iterable[str]) -> list[Dimension]:
 def _dimension(text: str) -> Dimension:
     name, equals, values = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
-    known = [each.name for each in knobs().values() if each.group == "finetuning" or each.name.startswith("max_")]
+    known = [each.name for each in knobs().values() if each.group in _GROUPS and each.name not in _FIXED]
     if not equals or not values.strip():
         raise InputError("expected NAME=VALUES")
     if name not in knobs():
         raise InputError(f"no such setting   {did_you_mean(name, known)}".rstrip())
-    if name in _FIXED or knobs()[name].group not in ("finetuning", "tokenization"):
+    if name in _FIXED or knobs()[name].group not in _GROUPS:
         raise InputError("runs that differ in this can't be compared by their validation loss")
     kind = knobs()[name].type
     if ".." in values:

@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from seqtune import api, claim
 from seqtune.cluster import on_ray
 from seqtune.engine import sharding
-from seqtune.errors import InputError, RunError
+from seqtune.errors import InputError, RunError, SeqtuneError
 from seqtune.preflight import check
 from seqtune.progress import advance, say, warn
-from seqtune.run import Run, file_sha256, is_finished, write_json
+from seqtune.run import Run, is_finished, write_json
 from seqtune.settings import DEFAULT, validated
 from seqtune.sweep import on_cluster, page, trial
 from seqtune.sweep.space import Dimension
@@ -46,7 +46,7 @@ SWEEP, STUDY, TRIALS, REPORT = "sweep.json", "study.jsonl", "trials", "report.ht
 #: stay: a search that learns proposes ever better runs. At 10 and at 40 per cent the best are not yet told from the
 #: others: a high learning rate is worth what it is when it has come down.
 FIRST_RUNG, REDUCTION = 16, 3
-RUNGS = (16, 48)
+RUNGS = (FIRST_RUNG, FIRST_RUNG * REDUCTION)
 
 
 def sweep(
@@ -95,7 +95,9 @@ def sweep(
             )
         whole = [each for each in found if each["state"] == "complete"]
         if not whole:
-            raise RunError(f"{folder}: not one trial came to an end", [f"{each}" for each in found[:3]])
+            errors = [f"trial {each['directory']}: {each['error'] or each['state']}" for each in found[:3]]
+            mend = "Trials that have ended are not tried again: mend this, and choose another --out or more --trials."
+            raise RunError(f"{folder}: not one trial came to an end", errors, mend)
         best = min(whole, key=lambda each: each["loss"])
         place = folder / TRIALS / best["directory"]
         say(f"the best of {len(found)} trials by validation loss: {best['directory']} ({best['loss']:.4f})")
@@ -110,7 +112,6 @@ def _searched(
 ) -> list[dict[str, Any]]:
     """The trials, one after the other in this process."""
     study = _study(folder, given, prune)
-    _requeue(study)
     if not study.trials:
         usual = {each.name: getattr(DEFAULT, each.name) for each in tries}
         if all(each.holds(usual[each.name]) for each in tries):
@@ -123,25 +124,26 @@ def _searched(
 
 
 def _one(study: optuna.Study, folder: Path, given: Mapping[str, Any], tries: Sequence[Dimension], done: int) -> None:
-    """Ask for a trial, run it, tell what came out."""
+    """Ask for a trial, or for the one that a kill has interrupted; run it, tell what came out."""
     import optuna
 
     # By the trials that are done: after a kill the sampler must not draw again what it drew before.
     study.sampler = _sampler(given, done)
-    asked = study.ask()
+    left = next((each for each in study.trials if each.state.name == "RUNNING"), None)
+    # With all that it has measured, and what it was compared with: a trial of its own would be its own rival.
+    asked = optuna.trial.Trial(study, left._trial_id) if left else study.ask()
     values = {each.name: _suggested(asked, each) for each in tries}
     taken = {each.user_attrs["directory"] for each in study.trials if "directory" in each.user_attrs}
     directory = asked.user_attrs.get("directory", f"{len(taken):03}")
     asked.set_user_attr("directory", directory)
+    if asked.user_attrs.get("pruned"):
+        study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        return
     shown = ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )
     say(f"trial {directory}: {shown}")
-    last = 0
-    for per_cent, loss in asked.user_attrs.get("measured", []):  # before a kill: not to be measured later than others
-        asked.report(loss, per_cent)
-        asked.should_prune()
-        last = per_cent
+    last = max(left.intermediate_values, default=0) if left else 0
 
     def judge(done: int, of: int, loss: float) -> bool:
         nonlocal last
@@ -149,12 +151,16 @@ def _one(study: optuna.Study, folder: Path, given: Mapping[str, Any], tries: Seq
             return True
         last = per_cent
         asked.report(loss, per_cent)
-        return not asked.should_prune()
+        if not asked.should_prune():
+            return True
+        for name, value in (("loss", loss), ("steps", done), ("of", of), ("pruned", True)):
+            asked.set_user_attr(name, value)
+        return False
 
     inputs = {**given, **{name: value for name, value in values.items() if value is not None}}
     try:
         found = trial.trained(folder / TRIALS / directory, inputs, judge)
-    except RunError as error:
+    except SeqtuneError as error:  # of these settings: others may do
         warn(f"trial {directory} failed: {error.headline}")
         asked.set_user_attr("error", error.headline)
         study.tell(asked, state=optuna.trial.TrialState.FAIL)
@@ -214,21 +220,9 @@ def _sampler(given: Mapping[str, Any], done: int) -> optuna.samplers.BaseSampler
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
 
 
-def _requeue(study: optuna.Study) -> None:
-    """The trial that a kill has interrupted is the next one, in the same directory."""
-    from optuna.trial import TrialState
-
-    for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(each.number, state=TrialState.FAIL)
-        if each.params:
-            measured = sorted(each.intermediate_values.items())
-            study.enqueue_trial(each.params, user_attrs={**each.user_attrs, "measured": measured})
-
-
 def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Trials that came to an end of their own: done, pruned or failed, not interrupted."""
-    ended = [each for each in study.trials if each.state.is_finished()]
-    return [each for each in ended if each.state.name != "FAIL" or "error" in each.user_attrs]
+    return [each for each in study.trials if each.state.is_finished()]
 
 
 def _best_figure(done: Sequence[optuna.trial.FrozenTrial]) -> dict[str, float]:
@@ -255,7 +249,7 @@ def _held(out: Path, given: Mapping[str, Any], tries: Sequence[Dimension], on: s
     wanted = {
         "settings": dict(given),
         "tries": [each.text for each in tries],
-        "data_sha256": file_sha256(data) if data.is_file() else None,
+        "data_sha256": claim.sha256_of(data, bool(given.get("streaming"))),
         "search": "optuna" if on is None else "ray",  # their studies are different files
     }
     if out.exists() and not (out / SWEEP).is_file() and any(out.iterdir()):

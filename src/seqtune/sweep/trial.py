@@ -71,5 +71,5 @@ def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any
         except PrunedError:
             return seen
         training = found["trained_adapter"].training
-        of = seen["of"] or training["steps"]  # one that was killed behind its last step takes none
-        return {"pruned": False, "loss": training["best_validation_loss"], "steps": training["steps"], "of": of}
+        seen.update(loss=training["best_validation_loss"], steps=training["steps"])
+        return seen

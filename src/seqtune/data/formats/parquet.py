@@ -38,7 +38,7 @@ def rows_of_parquet(stream: IO[bytes], where: str, stage: str = "") -> Iterator[
                 raise InputError(f"{where}: columns with the same name", found, "Give each column a name of its own.")
             total = file.metadata.num_rows
             for batch in file.iter_batches(batch_size=BATCH):
-                for row in _rows(batch):
+                for row in rows_of_batch(batch):
                     count += 1
                     yield 0, row
                 if stage and total >= MANY:
@@ -51,7 +51,7 @@ def rows_of_parquet(stream: IO[bytes], where: str, stage: str = "") -> Iterator[
         raise InputError(f"{where}: a Parquet file without rows", mend="Give a file with question–answer rows.")
 
 
-def _rows(batch: Any) -> list[dict | Unreadable]:
+def rows_of_batch(batch: Any) -> list[dict | Unreadable]:
     """The rows of a batch; where a value can't be had (text that is no UTF-8), row by row."""
     try:
         return batch.to_pylist()

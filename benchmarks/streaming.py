@@ -68,13 +68,11 @@ def worker(arguments: argparse.Namespace) -> None:
     limits = {"source": {"value": 128}, "target": {"value": 128}}
     kept_away = {"none": Dataset.from_dict({"input": []})}
     plan = streaming.plan(source, settings, "{question}", limits, kept_away)
-    rows = [
-        {"input_ids": s, "labels": t}
-        for s, t in zip(
-            *(streaming.tokens.encode(tokenizer, [row[k] for row in shards.sample(arguments.folder, 64, 0)])
-              for k in ("question", "reply")), strict=True,
-        )
-    ]  # fmt: skip
+    sample = streaming.sample(source, settings)[:64]
+    questions, replies = (
+        streaming.tokens.encode(tokenizer, [row[key] for row in sample]) for key in ("question", "reply")
+    )
+    rows = [{"input_ids": s, "labels": t} for s, t in zip(questions, replies, strict=True)]
 
     class Watched(streaming.Stream):
         def steps(self, epoch: int, place: list[int], rows_per_step: int) -> Any:

@@ -108,7 +108,8 @@ def where_threads_are() -> str:
         for each in threading.enumerate()
         if each.ident in frames
     ]
-    for task in list(asyncio.tasks._all_tasks):  # `all_tasks` has those of one loop
+    # `asyncio.all_tasks` has those of one loop; all of them are under a name that depends on Python's version.
+    for task in list(getattr(asyncio.tasks, "_all_tasks", None) or getattr(asyncio.tasks, "_scheduled_tasks", ())):
         if not task.done():
             found.append((repr(task), [repr(frame) for frame in task.get_stack()]))
     return "\n".join(f"{name}\n{''.join(lines)}" for name, lines in found)

@@ -143,6 +143,7 @@ def test_bytes_that_are_no_text(command: Callable, run: Path):
     status, out, err = command("chat", run, "--device-type", "cpu", stdin=typed)
     assert (status, "Traceback" in err) == (0, False)
     assert "no UTF-8" in out + err
+    assert out.count("run> ") == 1
 
 
 def test_half_characters_are_passed_over(tmp_path: Path):

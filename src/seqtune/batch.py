@@ -19,6 +19,7 @@ from seqtune.data import tokens
 from seqtune.errors import RunError
 from seqtune.predicting.columns import Columns
 from seqtune.progress import advance, warn
+from seqtune.settings import DEFAULT
 
 #: Rows that a worker takes at a time: enough to sort by length, few enough that losing them costs little.
 ROWS = 256
@@ -86,13 +87,17 @@ def to_file(
         InputError: as there, and as `answers`.
         RunError: as there, and as `answers`; the answers so far are kept.
     """
+    import torch
+
     from seqtune import api
     from seqtune.predicting import filling
 
     on_ray.check(on, workers)
     drawn = {name: value for name, value in knobs.items() if name not in ("device_type", "model_id")}
-    # For what it is, which the file that goes on is compared with: whatever device the cluster's are.
-    model = api.load(run, device_type="cpu", model_id=knobs.get("model_id"))
+    # For what it is, which the file that goes on is compared with: a GPU may be the cluster's alone.
+    device = knobs.get("device_type", DEFAULT.device_type)
+    device = "cpu" if device == "cuda" and not torch.cuda.is_available() else device
+    model = api.load(run, device_type=device, model_id=knobs.get("model_id"))
 
     def elsewhere(texts: list[str]) -> Iterator[str]:
         return (answer for _, answer in answers(run, texts, on, workers, **knobs))

@@ -7,6 +7,7 @@ tomorrow.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -41,6 +42,8 @@ HELP = """\
 /help        this
 /quit        end (so does Ctrl-D)
 Ctrl-C       stop the answer that is being written"""
+
+NO_TEXT = "that is no UTF-8: it was passed over"
 
 #: How another answer is drawn.
 AGAIN = {"do_sample": True, "temperature": 0.8, "num_beams": 1}
@@ -141,8 +144,8 @@ def talk(
             line.encode()
         except EOFError:
             return
-        except UnicodeError:  # of what was read, or of bytes that were read as half characters
-            note("that is no UTF-8: it was passed over")
+        except UnicodeError:  # bytes that are no UTF-8 are read as half characters
+            note(NO_TEXT)
             continue
         word, _, rest = line.partition(" ")
         if not line:
@@ -160,8 +163,12 @@ def talk(
             if not answer:
                 try:
                     answer = ask("right answer> ", last.answer).strip()
+                    answer.encode()
                 except EOFError:
                     answer = ""
+                except UnicodeError:
+                    note(NO_TEXT)
+                    continue
             exchange = last
             _guarded(note, lambda: _save(pairs, exchange, answer))  # noqa: B023 (called at once)
         elif word.startswith("/") and word != "/again":
@@ -220,6 +227,8 @@ def speaker(model: TunedModel) -> Speaker:
 def ask(prompt: str, prefilled: str) -> str:
     """A line from a person, who can edit it; without a terminal the next line of standard input."""
     if not sys.stdin.isatty():
+        if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+            sys.stdin.reconfigure(errors="surrogateescape")  # or what is behind a wrong byte would be lost with it
         line = sys.stdin.readline()
         if not line:
             raise EOFError

@@ -148,6 +148,31 @@ def test_rows_are_read_as_they_are_without_streaming(tmp_path: Path):
     assert "example" not in masked.tokenizer.decode(rows[0]["labels"])
 
 
+BLANKS = ["\N{ZERO WIDTH NO-BREAK SPACE}", "\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE}", "\x1c", " \t"]
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_lines_that_look_blank_are_no_rows(tmp_path: Path, blank: str):
+    lines = [blank, json.dumps(row(1)), blank if blank in BLANKS[1:] else "", json.dumps(row(2)) + "\r", ""]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8", newline="")
+    (tmp_path / "b.jsonl").write_text(blank, encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text(json.dumps(row(3)), encoding="utf-8")
+    source = stream(tmp_path)
+    assert source.rows == 3
+    assert sorted(next(source.steps(0, [], 3))[0]) == [0, 1, 2]
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["question", "reply", "reply"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="columns with the same name"):
+        shards.identify(str(tmp_path))
+
+
+def test_the_encoding_of_own_files_is_theirs():
+    shards.check({"streaming": True, "encoding": "latin-1", "validation_path": "validation.csv"})
+
+
 def test_a_row_group_that_is_not_there_any_more(tmp_path: Path):
     source = stream(write(tmp_path, "parquet"))
     pq.write_table(pa.Table.from_pylist([row(1)]), tmp_path / "part-1.parquet")

@@ -189,6 +189,17 @@ def test_those_that_share_do_not_wait_for_the_end_of_one_that_is_answered_alone(
         assert quiet.chat(temperature=1.0, num_beams=4, seed=1, max_tokens=512)[2]["choices"] == answer["choices"]
 
 
+def test_many_that_are_answered_alone_take_nobodys_place(shelf: Any):
+    with serving(shelf, max_batch_size=1) as served, ThreadPoolExecutor(2) as pool:
+        expected = served.chat(max_tokens=8)[2]["choices"]
+        alone = pool.submit(served.chat, temperature=1.0, num_beams=4, n=4, seed=1, max_tokens=300)
+        until(lambda: served.batcher.apart is not None)
+        assert served.chat(max_tokens=8)[2]["choices"] == expected
+        assert len(served.batcher.waiting) == 3
+        status, _, answer = alone.result()
+        assert (status, len(answer["choices"])) == (200, 4)
+
+
 def test_one_that_is_answered_alone_ends_when_its_client_leaves(shelf: Any):
     with serving(shelf) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:

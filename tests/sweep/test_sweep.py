@@ -132,6 +132,21 @@ def test_settings_that_do_not_fit_the_model_fail_alone(rows_file: Path, tiny_t5:
     assert "nothing" in raised.value.details[0] + raised.value.details[1]
 
 
+def test_data_that_has_gone_is_no_fault_of_a_trial(
+    rows_file: Path, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = tmp_path / "rows.json"
+    data.write_bytes(rows_file.read_bytes())
+    arguments = {"out": tmp_path / "sweep", "trials": 2, "model_id": str(tiny_t5), **QUICK, "max_steps": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "say", lambda text: data.unlink() if text.startswith("trial 001") else None)
+        with pytest.raises(InputError, match=r"rows\.json"):
+            study.sweep(data, parsed(TRIES), **arguments)
+    data.write_bytes(rows_file.read_bytes())
+    result = study.sweep(data, parsed(TRIES), **arguments)
+    assert [each["state"] for each in result["trials"]] == ["complete", "complete"]
+
+
 def test_a_trial_that_was_stopped_by_the_others_stays_so_after_a_kill(
     rows_file: Path, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -88,16 +88,19 @@ def as_text(value: Any) -> Any:
     return value
 
 
-def bad_rows_error(path: str, problems: Sequence[Problem], total_rows: int) -> InputError:
+def bad_rows_error(path: str, problems: Sequence[Problem], total_rows: int, part: bool = False) -> InputError:
     """The error that lists the first problems and counts all.
 
     Args:
         path: the file, as the user named it.
         problems: what `check_rows` found; at least one.
         total_rows: rows in the file.
+        part: these are some of the rows that are streamed, met before training or in the middle of it.
     """
     count = f"{counted(len(problems), 'problem')} in {counted(total_rows, 'row')}"
     lines = listed((each.place, each.finding, each.expected) for each in problems)
+    if part:
+        return InputError(f"{path}: {count}", lines, "Fix the rows, or pass --on-bad-rows skip to leave them out.")
     mends = [mend for kind, mend in MENDS.items() if any(each.kind == kind for each in problems)]
     mend = "Nothing was trained. Fix the rows, or pass --on-bad-rows skip to leave them out."
     if len({each.row for each in problems}) >= total_rows:

@@ -89,7 +89,8 @@ def check(settings: Mapping[str, Any], planning: bool = False) -> None:
         problems.append(f"seeds = {settings['seeds']}   trainings after the first would be of the sample alone")
     if settings.get("group_by_length"):
         problems.append("group_by_length = yes   it sorts rows that are all at hand")
-    if settings.get("encoding", "auto") != "auto":
+    own = settings.get("validation_path") or settings.get("hold_out_path")  # whose encoding it may be
+    if settings.get("encoding", "auto") != "auto" and not own:
         problems.append(f"encoding = {settings['encoding']}   shards of text are UTF-8")
     if problems:
         raise InputError("streaming = yes can't be had with this", problems, "Leave out what is named here.")
@@ -149,9 +150,11 @@ def read(piece: Piece) -> list[dict | Unreadable]:
     Raises:
         InputError: the file has changed meanwhile, or can't be read any more.
     """
+    import pyarrow as pa
+
     try:
         rows = _row_group(piece) if piece.size == 0 else _rows_of_lines(piece)
-    except (OSError, ValueError) as error:  # pyarrow's are of these
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{piece.path}: can't be read behind row {piece.before:,}: {reason}") from None
     if len(rows) != piece.rows:
@@ -186,7 +189,7 @@ def windows(order: list[Piece], rows: int) -> Iterator[list[Piece]]:
 def _row_group(piece: Piece) -> list[dict | Unreadable]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(piece.path) as file:
+    with pq.ParquetFile(piece.path, page_checksum_verification=True) as file:
         if piece.at >= file.num_row_groups:
             return []
         return [row for batch in file.read_row_group(piece.at).to_batches() for row in formats.rows_of_batch(batch)]
@@ -211,6 +214,7 @@ def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: can't be read as Parquet", [str(error).splitlines()[0][:200]]) from None
+    formats.check_columns(metadata.schema.to_arrow_schema().names, str(path))
     for index in range(metadata.num_row_groups):
         yield index, 0, metadata.row_group(index).num_rows
 
@@ -220,9 +224,11 @@ def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
     begin = place = lines = rows = 0
     with path.open("rb") as file:
         for line in file:
+            # As `_rows_of_lines` reads it: blank is what has no character but white space.
+            text = line.decode("utf-8-sig" if place == 0 else "utf-8", "surrogateescape")
             place += len(line)
             lines += 1
-            rows += not line.isspace()
+            rows += bool(text.strip())
             if lines == LINES:
                 yield begin, place - begin, rows
                 begin, lines, rows = place, 0, 0

@@ -172,5 +172,5 @@ def _problems(
     if problems and reading["on_bad_rows"] == "fail":
         where = f"{piece.path}, rows {piece.before + 1:,} to {piece.before + len(raw):,}"
         in_file = [replace(problem, row=piece.before + problem.row) for problem in problems]
-        raise checks.bad_rows_error(where, in_file, len(raw))
+        raise checks.bad_rows_error(where, in_file, len(raw), part=True)
     return problems

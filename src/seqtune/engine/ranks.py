@@ -26,7 +26,8 @@ from seqtune.errors import RunError
 from seqtune.launch import launched
 
 #: How long ranks wait for each other: the first one reads and checks the data before there is anything to train, and
-#: has the models answer (and trains other seeds) behind it. One that is gone is noticed at once.
+#: has the models answer (and trains other seeds) behind it. A process that has ended is noticed at once, a machine that
+#: has lost its power or network by whoever started the processes (torchrun's agents ask each other).
 PATIENCE = timedelta(days=30)
 
 Result = TypeVar("Result")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from seqtune.errors import InputError, RunError
 from seqtune.progress import warn
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -71,6 +72,10 @@ def finishing_the_step(wanted: bool) -> Iterator[Stop]:
             stop._before[number] = signal.signal(number, note)
     try:
         yield stop
+    except (InputError, RunError) as error:
+        if stop.signal_number:  # it has its way, but what went wrong is not left unsaid
+            warn("; ".join([error.headline, *error.details]))
+        raise
     finally:
         for number, before in stop._before.items():
             signal.signal(number, before)

@@ -146,13 +146,13 @@ class Batcher:
         self.is_warm = False
         self.broken: set[str] = set()
         self.waiting: deque[Job] = deque()
-        self.alone: deque[Job] = deque()  # the first of them is being answered
+        self.apart: Job | None = None  # the one that is answered alone just now
         self.working: dict[str, list[Job]] = {}
         self.sessions: dict[str, Session] = {}
         self.changed = threading.Condition()
         self.ending = False
         self.thread = threading.Thread(target=self._work, name="seqtune-answers", daemon=True)
-        watch.waiting.set_function(lambda: self._queued)
+        watch.waiting.set_function(lambda: len(self.waiting))
         watch.running.set_function(self.at_work)
 
     def start(self) -> None:
@@ -168,7 +168,7 @@ class Batcher:
 
     def at_work(self) -> int:
         """Answers being written."""
-        return sum(len(jobs) for jobs in list(self.working.values())) + bool(self.alone)
+        return sum(len(jobs) for jobs in list(self.working.values())) + (self.apart is not None)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, all or none.
@@ -177,9 +177,9 @@ class Batcher:
             Full: there is no place for them.
         """
         with self.changed:
-            if self._queued + len(jobs) > self.max_waiting:
+            if len(self.waiting) + len(jobs) > self.max_waiting:
                 self._forget_gone()
-            if self._queued + len(jobs) > self.max_waiting or self.ending:
+            if len(self.waiting) + len(jobs) > self.max_waiting or self.ending:
                 raise Full
             self.waiting.extend(jobs)
             self.changed.notify()
@@ -195,17 +195,14 @@ class Batcher:
         self.is_warm = True
         while (fresh := self._admitted()) is not None:
             self._go_on(fresh)
-            if self.alone:
-                if not self.alone[0].gone:
-                    self._guarded([self.alone[0]], self._answer_alone, self.alone[0])
-                self.alone.popleft()
+            if self.apart is not None:
+                self._guarded([self.apart], self._answer_alone, self.apart)
+                self.apart = None
 
     def _go_on(self, fresh: Sequence[Job]) -> None:
         """Take fresh jobs in; a token for each of those that share."""
-        self.alone.extend(job for job in fresh if job.alone)
-        sharing = [job for job in fresh if not job.alone]
-        for name in {job.entry.name for job in sharing}:
-            beginning = [job for job in sharing if job.entry.name == name]
+        for name in {job.entry.name for job in fresh}:
+            beginning = [job for job in fresh if job.entry.name == name]
             self._guarded([*self.working.get(name, []), *beginning], self._begin, name, beginning)
         for name in list(self.working):
             self._guarded(self.working[name], self._step, name, self.working[name])
@@ -227,36 +224,34 @@ class Batcher:
             _deliver([(job, Failed(type(error).__name__)) for job in failed])
 
     def _admitted(self) -> list[Job] | None:
-        """Jobs that begin now, in their order; waits where there is nothing to do; None at the end.
+        """Jobs that share and begin now, in their order; waits where there is nothing to do; None at the end.
 
-        While others are at work the free places are filled several at a time: an encoder's pass costs much the same for
-        one question and for a few.
+        Where none is answered alone, the next such job becomes `apart`. While others are at work the free places are
+        filled several at a time: an encoder's pass costs much the same for one question and for a few.
         """
         with self.changed:
             while True:
                 self._forget_gone()
-                if self.waiting or self.working or self.alone:
+                if self.waiting or self.working or self.apart:
                     break
                 if self.ending:
                     return None
                 self.changed.wait()
-            at_work = [job for jobs in self.working.values() for job in jobs] + list(self.alone)
+            if self.apart is None:
+                self.apart = next((job for job in self.waiting if job.alone), None)
+            at_work = [job for jobs in self.working.values() for job in jobs]
             rows, room = sum(job.wishes.beams for job in at_work), sum(job.size for job in at_work)
-            fitting: list[Job] = []
-            for job in self.waiting:
+            sharing, fitting = [job for job in self.waiting if not job.alone], list[Job]()
+            for job in sharing:
                 rows, room = rows + job.wishes.beams, room + job.size
                 if (at_work or fitting) and (rows > self.places or room > self.room):
                     break
                 fitting.append(job)
-            if at_work and len(fitting) < len(self.waiting) and len(fitting) * REFILL < len(at_work):
-                return []
-            for _ in fitting:
-                self.waiting.popleft()
+            if at_work and len(fitting) < len(sharing) and len(fitting) * REFILL < len(at_work):
+                fitting = []
+            begun = {id(job) for job in (*fitting, self.apart)}
+            self.waiting = deque(job for job in self.waiting if id(job) not in begun)
             return fitting
-
-    @property
-    def _queued(self) -> int:
-        return len(self.waiting) + max(0, len(self.alone) - 1)
 
     def _forget_gone(self) -> None:
         self.waiting = deque(job for job in self.waiting if not job.gone)

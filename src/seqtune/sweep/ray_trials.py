@@ -92,8 +92,10 @@ class Trial(tune.Trainable):
                 loss = found["loss"]
                 ending = {"state": "pruned" if found["pruned"] else "complete"}
                 ending |= {name: found[name] for name in ("loss", "steps", "of")}
-            except SeqtuneError as error:  # of these settings: others may do
+            except RunError as error:
                 ending = {"state": "failed", "loss": None, "error": error.headline}
+            except SeqtuneError as error:  # no other trial would do better
+                outbox.put({"what": "failed", "headline": error.headline, "details": error.details, "mend": error.mend})
         else:
             mend = "Choose an --out that all machines share."
             outbox.put({"what": "failed", "headline": f"{folder}: a worker can't see it", "details": [], "mend": mend})

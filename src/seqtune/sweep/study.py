@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from seqtune import api, claim
 from seqtune.cluster import on_ray
 from seqtune.engine import sharding
-from seqtune.errors import InputError, RunError, SeqtuneError
+from seqtune.errors import InputError, RunError
 from seqtune.preflight import check
 from seqtune.progress import advance, say, warn
 from seqtune.run import Run, is_finished, write_json
@@ -160,7 +160,7 @@ def _one(study: optuna.Study, folder: Path, given: Mapping[str, Any], tries: Seq
     inputs = {**given, **{name: value for name, value in values.items() if value is not None}}
     try:
         found = trial.trained(folder / TRIALS / directory, inputs, judge)
-    except SeqtuneError as error:  # of these settings: others may do
+    except RunError as error:
         warn(f"trial {directory} failed: {error.headline}")
         asked.set_user_attr("error", error.headline)
         study.tell(asked, state=optuna.trial.TrialState.FAIL)

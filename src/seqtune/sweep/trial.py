@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqtune import claim
+from seqtune import claim, preflight
 from seqtune.driver import build_driver
 from seqtune.engine.checkpoint import Checkpoints
-from seqtune.errors import SeqtuneError
+from seqtune.errors import InputError, RunError, SeqtuneError
 from seqtune.progress import Progress, overhearing, watching
 from seqtune.settings import DEFAULT
 
@@ -24,6 +24,10 @@ Judge = Callable[[int, int, float], bool]
 
 class PrunedError(SeqtuneError):
     """The trial was stopped because others do better; its state is saved."""
+
+
+class UnfitError(RunError):
+    """The settings of this trial do not fit the data or the model; those of others may."""
 
 
 def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any]:
@@ -38,8 +42,8 @@ def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any
         ``pruned``, ``loss`` (best on the validation rows, nats a token), ``steps`` (done), ``of`` (all).
 
     Raises:
-        InputError: the settings or the data can't be used.
-        RunError: training failed.
+        InputError: the place, the data or the base model can't be used.
+        RunError: training failed, or its settings do not fit (`UnfitError`).
     """
     seen: dict[str, Any] = {"pruned": False, "loss": None, "steps": 0, "of": 0}
     given = {**inputs, "out": str(out)}
@@ -70,6 +74,9 @@ def trained(out: Path, inputs: Mapping[str, Any], judge: Judge) -> dict[str, Any
                 )
         except PrunedError:
             return seen
+        except InputError as error:
+            preflight.check({**inputs, "out": str(out / "trial")})  # of the data or the base: no other would do better
+            raise UnfitError(error.headline, error.details, error.mend) from None
         training = found["trained_adapter"].training
         seen.update(loss=training["best_validation_loss"], steps=training["steps"])
         return seen

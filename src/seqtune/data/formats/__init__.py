@@ -9,7 +9,15 @@ Not covered: what the values are; that is for `checks`.
 
 from seqtune.data.formats.json_lines import rows_of_json_lines
 from seqtune.data.formats.json_list import rows_of_json
-from seqtune.data.formats.parquet import rows_of_batch, rows_of_parquet
+from seqtune.data.formats.parquet import check_columns, rows_of_batch, rows_of_parquet
 from seqtune.data.formats.separated import rows_of_csv, rows_of_tsv
 
-__all__ = ["rows_of_batch", "rows_of_csv", "rows_of_json", "rows_of_json_lines", "rows_of_parquet", "rows_of_tsv"]
+__all__ = [
+    "check_columns",
+    "rows_of_batch",
+    "rows_of_csv",
+    "rows_of_json",
+    "rows_of_json_lines",
+    "rows_of_parquet",
+    "rows_of_tsv",
+]

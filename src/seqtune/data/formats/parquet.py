@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from seqtune.data.problems import KEPT, Unreadable
@@ -32,10 +32,7 @@ def rows_of_parquet(stream: IO[bytes], where: str, stage: str = "") -> Iterator[
     try:
         # Files with checksums are rare, but where there are any, changed bytes are refused rather than read.
         with pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True) as file:
-            twice = [name for name, number in Counter(file.schema_arrow.names).items() if number > 1]
-            if twice:
-                found = [f"column {name!r} stands more than once" for name in twice[:20]]
-                raise InputError(f"{where}: columns with the same name", found, "Give each column a name of its own.")
+            check_columns(file.schema_arrow.names, where)
             total = file.metadata.num_rows
             for batch in file.iter_batches(batch_size=BATCH):
                 for row in rows_of_batch(batch):
@@ -49,6 +46,14 @@ def rows_of_parquet(stream: IO[bytes], where: str, stage: str = "") -> Iterator[
         raise InputError(f"{where}: can't be read as Parquet behind row {count}: {reason}", mend=mend) from None
     if not count:
         raise InputError(f"{where}: a Parquet file without rows", mend="Give a file with question–answer rows.")
+
+
+def check_columns(names: Sequence[str], where: str) -> None:
+    """Refuse columns of one name: a row could hold only one of them. Raises InputError naming them."""
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        found = [f"column {name!r} stands more than once" for name in twice[:20]]
+        raise InputError(f"{where}: columns with the same name", found, "Give each column a name of its own.")
 
 
 def rows_of_batch(batch: Any) -> list[dict | Unreadable]:

@@ -162,6 +162,14 @@ def test_lines_that_look_blank_are_no_rows(tmp_path: Path, blank: str):
     assert sorted(next(source.steps(0, [], 3))[0]) == [0, 1, 2]
 
 
+def test_packed_shards_are_not_passed_over(tmp_path: Path):
+    write(tmp_path, "jsonl")
+    (tmp_path / "part-9.jsonl.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="packed shards") as raised:
+        shards.identify(str(tmp_path))
+    assert raised.value.details == ["found: part-9.jsonl.gz"]
+
+
 def test_columns_of_one_name_are_refused(tmp_path: Path):
     columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
     pq.write_table(pa.Table.from_arrays(columns, ["question", "reply", "reply"]), tmp_path / "a.parquet")

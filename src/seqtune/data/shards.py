@@ -25,6 +25,9 @@ LINES = 1000
 
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
+#: What packed shards end with: nobody can begin to read in their middle.
+PACKED = (".gz", ".xz", ".zst", ".bz2")
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -51,12 +54,16 @@ def files_of(folder: str | Path) -> list[Path]:
     """The shards of a folder, by name.
 
     Raises:
-        InputError: no folder, no shard in it, or of both kinds.
+        InputError: no folder, no shard in it, of both kinds, or packed.
     """
     folder = Path(folder)
     expected = "Expected a folder of Parquet (.parquet) or JSON Lines (.jsonl) files."
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder of shards", mend=f"{expected} One file is read without --streaming.")
+    if packed := sorted(path.name for path in folder.iterdir() if _is_packed(path)):
+        raise InputError(
+            f"{folder}: packed shards can't be streamed", [f"found: {', '.join(packed[:5])}"], "Unpack them."
+        )
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     kinds = {SUFFIXES[path.suffix.lower()] for path in found}
     if len(kinds) != 1:
@@ -94,6 +101,10 @@ def check(settings: Mapping[str, Any], planning: bool = False) -> None:
         problems.append(f"encoding = {settings['encoding']}   shards of text are UTF-8")
     if problems:
         raise InputError("streaming = yes can't be had with this", problems, "Leave out what is named here.")
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() in PACKED and Path(path.stem).suffix.lower() in SUFFIXES and path.is_file()
 
 
 def identify(folder: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def encoded(text):
     """The token ids of a text, its end token last."""
     if tokenizer:
         return tokenizer(text, **HOW)["input_ids"]
-    ids = vocabulary.tokenize(before + text if text else text, add_special=True, parse_special=False)
+    ids = vocabulary.tokenize(before + text if text else text, add_special=True, parse_special=True)
     return ids if len(ids) <= $source_limit else [*ids[: $source_limit - 1], ids[-1]]
 
 

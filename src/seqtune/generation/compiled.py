@@ -163,7 +163,7 @@ class CompiledDecoder:
             row.order[:at] = order  # pyright: ignore[reportOptionalSubscript]
 
     def _memories(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Keys and values of the encoder's states, of each row [layers, 2, tokens, inner]."""
+        """Keys and values of the encoder's states, of each row [layers, 2, heads, tokens, size]."""
         plan, found, part = self._plan, [], []
         for index, state in enumerate(states):
             part.append(state)
@@ -175,7 +175,8 @@ class CompiledDecoder:
             y = torch.empty(rows, self._weights.layers * 2 * plan.inner)
             native.call("dense_rows_" + self._weights.end, self._weights.memory, x, y, rows)
             for each in y.split([len(state) for state in part]):
-                entries = each.view(len(each), self._weights.layers, 2, plan.inner).permute(1, 2, 0, 3)
+                entries = each.view(len(each), self._weights.layers, 2, plan.heads, plan.head_size)
+                entries = entries.permute(1, 2, 3, 0, 4)
                 found.append(entries.to(self._dtype).contiguous())
             part = []
         return found

@@ -32,10 +32,10 @@ typedef struct {
 } decoder;
 
 typedef struct {
-    char *cache;   /* [beams][layers][2][longest][inner]: keys and values of what was written */
+    char *cache;   /* [beams][layers][2][heads][longest][size]: keys and values of what was written */
     int32_t *from; /* [longest]: whose beam's entry counts; NULL: this one's */
     int64_t beam, longest, at;
-    const char *memory; /* [layers][2][source][inner]: keys and values of the question */
+    const char *memory; /* [layers][2][heads][source][size]: keys and values of the question */
     int64_t source;
 } row;
 

@@ -12,15 +12,24 @@ static void NAME(settle)(const decoder *d, const norm *w, float *x, T *to, ptrdi
     }
 }
 
-/* to = softmax(q k' + distance) v for one head of one row. keys and values: entry t of beam b lies b * apart + t * inner
- * further on. */
-static inline void NAME(attend)(const float *q, const T *keys, const T *values, const int32_t *from, ptrdiff_t mine,
-                                ptrdiff_t apart, ptrdiff_t inner, ptrdiff_t length, ptrdiff_t size, float scale,
-                                const float *distance, ptrdiff_t reach, float *scores, T *to) {
+/* to = softmax(q k' + distance) v for one head of one row. keys and values: entry t of beam b lies b * apart + t * size
+ * further on. Heads of 64, which nearly all models have, are kept in registers. */
+static void NAME(attend)(const float *q, const T *keys, const T *values, const int32_t *from, ptrdiff_t mine,
+                         ptrdiff_t apart, ptrdiff_t length, ptrdiff_t size, float scale, const float *distance,
+                         ptrdiff_t reach, float *scores, T *to) {
+    enum { HEAD = 64, WHOLE = HEAD / FLOATS };
+    floats asked[WHOLE];
+    if (size == HEAD)
+        for (int v = 0; v < WHOLE; v++) asked[v] = *(const floats *)(q + v * FLOATS);
     for (ptrdiff_t t = 0; t < length; t++) {
-        const T *k = keys + (from ? from[t] : mine) * apart + t * inner;
+        const T *k = keys + (from ? from[t] : mine) * apart + t * size;
         float s = 0;
-        for (ptrdiff_t i = 0; i < size; i++) s += q[i] * LD(k + i);
+        if (size == HEAD) {
+            floats parts = asked[0] * NAME(lds)(k);
+            for (int v = 1; v < WHOLE; v++) parts += asked[v] * NAME(lds)(k + v * FLOATS);
+            for (int i = 0; i < FLOATS; i++) s += parts[i];
+        } else
+            for (ptrdiff_t i = 0; i < size; i++) s += q[i] * LD(k + i);
         ptrdiff_t back = length - 1 - t;
         scores[t] = s * scale + (distance ? distance[back < reach ? back : reach - 1] : 0.0f);
     }
@@ -30,11 +39,21 @@ static inline void NAME(attend)(const float *q, const T *keys, const T *values, 
         sum += scores[t];
     }
     float out[size], share = 1.0f / sum;
-    memset(out, 0, (size_t)size * sizeof(float));
-    for (ptrdiff_t t = 0; t < length; t++) {
-        const T *v = values + (from ? from[t] : mine) * apart + t * inner;
-        float p = scores[t] * share;
-        for (ptrdiff_t i = 0; i < size; i++) out[i] += p * LD(v + i);
+    if (size == HEAD) {
+        floats found[WHOLE];
+        for (int v = 0; v < WHOLE; v++) found[v] = (floats){0};
+        for (ptrdiff_t t = 0; t < length; t++) {
+            const T *entry = values + (from ? from[t] : mine) * apart + t * size;
+            for (int v = 0; v < WHOLE; v++) found[v] += scores[t] * share * NAME(lds)(entry + v * FLOATS);
+        }
+        for (int v = 0; v < WHOLE; v++) *(floats *)(out + v * FLOATS) = found[v];
+    } else {
+        memset(out, 0, (size_t)size * sizeof(float));
+        for (ptrdiff_t t = 0; t < length; t++) {
+            const T *entry = values + (from ? from[t] : mine) * apart + t * size;
+            float p = scores[t] * share;
+            for (ptrdiff_t i = 0; i < size; i++) out[i] += p * LD(entry + i);
+        }
     }
     for (ptrdiff_t i = 0; i < size; i++) ST(to + i, out[i]);
 }
@@ -57,14 +76,14 @@ void NAME(decoder_step)(const decoder *d, row *rows, const room *work, float *lo
                 for (ptrdiff_t head = 0; head < d->heads; head++) {
                     const row *who = rows + r;
                     ptrdiff_t half = who->longest * inner, apart = d->count * 2 * half;
-                    T *keys = (T *)who->cache + l * 2 * half + head * size, *values = keys + half;
+                    T *keys = (T *)who->cache + l * 2 * half + head * who->longest * size, *values = keys + half;
                     const float *mine = u + r * wide + head * size;
-                    ptrdiff_t here = who->beam * apart + who->at * inner;
+                    ptrdiff_t here = who->beam * apart + who->at * size;
                     for (ptrdiff_t i = 0; i < size; i++) ST(keys + here + i, mine[inner + i]);
                     for (ptrdiff_t i = 0; i < size; i++) ST(values + here + i, mine[2 * inner + i]);
                     if (who->from) who->from[who->at] = (int32_t)who->beam;
-                    NAME(attend)(mine, keys, values, who->from, who->beam, apart, inner, who->at + 1, size,
-                                 (float)d->scale, w->distance ? w->distance + head * d->reach : NULL, d->reach, scores,
+                    NAME(attend)(mine, keys, values, who->from, who->beam, apart, who->at + 1, size, (float)d->scale,
+                                 w->distance ? w->distance + head * d->reach : NULL, d->reach, scores,
                                  a + r * inner_across + head * size);
                 }
             NAME(product_few)(&w->own_out, a, inner_across, x, width, 1, count);
@@ -74,10 +93,9 @@ void NAME(decoder_step)(const decoder *d, row *rows, const room *work, float *lo
             for (ptrdiff_t r = 0; r < count; r++)
                 for (ptrdiff_t head = 0; head < d->heads; head++) {
                     const row *who = rows + r;
-                    const T *keys = (const T *)who->memory + l * 2 * who->source * inner + head * size;
-                    NAME(attend)(u + r * wide + head * size, keys, keys + who->source * inner, NULL, 0, 0, inner,
-                                 who->source, size, (float)d->scale, NULL, 0, scores,
-                                 a + r * inner_across + head * size);
+                    const T *keys = (const T *)who->memory + who->source * (l * 2 * inner + head * size);
+                    NAME(attend)(u + r * wide + head * size, keys, keys + who->source * inner, NULL, 0, 0, who->source,
+                                 size, (float)d->scale, NULL, 0, scores, a + r * inner_across + head * size);
                 }
             NAME(product_few)(&w->other_out, a, inner_across, x, width, 1, count);
             NAME(settle)(d, &w->norms[2], x, h, count);

@@ -38,6 +38,12 @@ static inline void st_b(bf16 *p, float x) { /* to the nearest, ties to even */
     *p = (bf16)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
+/* As many as fill a vector, as floats. */
+typedef uint16_t halves __attribute__((vector_size(VECTOR / 2), aligned(2), may_alias));
+typedef uint32_t lanes __attribute__((vector_size(VECTOR), may_alias));
+static inline floats lds_f(const float *p) { return *(const floats *)p; }
+static inline floats lds_b(const bf16 *p) { return (floats)(__builtin_convertvector(*(const halves *)p, lanes) << 16); }
+
 /* e^x to 1 in 10^7 for -87 <= x <= 88, clamped outside: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf). */
 static inline float exp_(float x) {
     x = x < -87.3f ? -87.3f : x;
@@ -80,7 +86,6 @@ LARGEST(largest_b, bf16, ld_b)
  * xoshiro128++ (Blackman and Vigna, 2021), 16 streams side by side, 32 decisions of 16 bits a draw. A block of numbers
  * is found by (seed, stream, block) alone: the backward pass draws the forward pass's numbers again instead of keeping
  * them, threads need no state, and a resumed run draws what the first one would have drawn. */
-typedef uint32_t lanes __attribute__((vector_size(VECTOR), may_alias));
 enum { STREAMS = 16, PARTS = STREAMS * 4 / VECTOR }; /* the streams, in as many registers as it takes */
 typedef struct {
     lanes s0[PARTS], s1[PARTS], s2[PARTS], s3[PARTS];

@@ -381,7 +381,7 @@ def test_stopped_in_training(
     found, out, err = command("finetune", rows_file, "--model-id", tiny_t5, *QUICK)
     assert (found, out) == (status, "")
     (run,) = (work / "runs").iterdir()
-    assert err.splitlines()[-1] == f"stopped; step 2 is saved. `seqtune resume runs/{run.name}` goes on from there"
+    assert err.splitlines()[-1] == f"stopped; step 1 is saved. `seqtune resume runs/{run.name}` goes on from there"
     assert "" not in err.splitlines()
     assert "Traceback" not in err
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "report.html"]

@@ -50,7 +50,7 @@ from cyllama.llama import llama_cpp
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = $template
-HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # nothing in a text is obeyed
+HOW = {"split_special_tokens": True, "truncation": True, "max_length": $source_limit}  # of transformers' tokenizer
 START, FIRST, ENDS = $start, $first, $ends  # FIRST: the token that every answer begins with, or None
 THREADS = 1  # more are faster for a large model on an idle machine; on a busy one they wait for each other
 

@@ -132,7 +132,8 @@ class CompiledDecoder:
         """
         plan, fresh = self._plan, []
         for state, memory, longest in zip(states, self._memories(states), limits, strict=True):
-            cache = torch.empty(beams, self._weights.layers, 2, longest, plan.inner, dtype=self._dtype)
+            sizes = (beams, self._weights.layers, 2, plan.heads, longest, plan.head_size)
+            cache = torch.empty(sizes, dtype=self._dtype)
             order = torch.zeros(beams, longest, dtype=torch.int32) if beams > 1 else None
             for beam in range(beams):
                 own = None if order is None else order[beam]

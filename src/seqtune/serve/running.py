@@ -31,8 +31,7 @@ def checked(values: dict[str, Any]) -> ServeSettings:
     """The settings, with the key of the environment where none is given.
 
     Raises:
-        InputError: a value, the key of the environment among them, can't be used; or an address beyond this machine
-            without a key.
+        InputError: the key, of the environment too, is too short; or an address beyond this machine without a key.
     """
     key = values.get("api_key") or os.environ.get("SEQTUNE_API_KEY") or None
     if key is not None and len(key.strip()) < SHORTEST_KEY:  # it is not shown

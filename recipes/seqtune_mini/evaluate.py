@@ -1,6 +1,7 @@
 """What the embedded model is worth as a base: ROUGE-L on hold-out rows, against learning from nothing.
 
     python evaluate.py [--sets support nl2bash examples copying] [--base seqtune-mini] [--rows N] [--epochs N]
+        [--models base LoRA "all weights" "random weights"] [--device-type cpu]
 
 Four models a set, of the same rows, steps and tokenizer: the base as it is; the base with LoRA, by seqtune; the base
 with all its weights trained; the same architecture from random weights, all of them trained. The last two are trained
@@ -46,6 +47,7 @@ SETS: dict[str, tuple[str, str, str, int]] = {
 }
 #: Peak learning rates of training all weights with AdamW; not searched.
 RATES = {"all weights": 1e-3, "random weights": 1e-3}
+MODELS = ("base", "LoRA", *RATES)
 WARM_UP = 0.05  # share of the steps
 
 SLOTS = ("Name", "City", "Product", "Order", "Amount", "Account", "Room")
@@ -71,6 +73,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of support.json and nl2bash.json")
     parser.add_argument("--rows", type=int, help="rows of each set, at most")
     parser.add_argument("--epochs", type=float, help="of every set; else the command's and the demo's own")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--device-type", default="cpu", help="cpu, cuda, mps or auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -93,12 +97,16 @@ def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
         inputs = {
             **SETTINGS, "data_path": str(path), "out": str(Path(folder) / "run"), "model_id": arguments.base,
             "input_text_key": question, "output_text_key": reply, "num_train_epochs": epochs,
+            "device_type": arguments.device_type, "answer_precision": "fp32",
         }  # fmt: skip
-        wanted = (
-            "base_model", "finetuned_model", "tokenizer", "evaluation_settings", "hold_out_sample", "tokenized_train",
-            "tokenized_validation", "tokenized_hold_out", "base_model_on_hold_out_set",
-            "finetuned_model_on_hold_out_set", "rouge_words", "trained_adapter",
-        )  # fmt: skip
+        wanted = [
+            "base_model", "tokenizer", "evaluation_settings", "hold_out_sample", "tokenized_train",
+            "tokenized_validation", "tokenized_hold_out", "rouge_words",
+        ]  # fmt: skip
+        if "base" in arguments.models:
+            wanted.append("base_model_on_hold_out_set")
+        if "LoRA" in arguments.models:
+            wanted += ["finetuned_model_on_hold_out_set", "trained_adapter"]
         made = build_driver(config={"start": "base"}).execute(wanted, inputs=inputs)
         values = [json.loads(extra).get("values", []) for extra in made["hold_out_sample"]["extra"]]
 
@@ -108,15 +116,17 @@ def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
             share = f"{100 * sum(carried) / len(carried):.1f} %" if carried else ""
             return f"| {name} | {model} | {found['rougeL']:.1f} | {found['loss']:.2f} | {share} | {seconds:.0f} |"
 
-        lines = [
-            line("base", made["base_model_on_hold_out_set"], 0),
-            line("LoRA", made["finetuned_model_on_hold_out_set"], made["trained_adapter"].training["seconds"]),
-        ]
-        for kind in RATES:
+        lines = []
+        if "base" in arguments.models:
+            lines.append(line("base", made["base_model_on_hold_out_set"], 0))
+        if "LoRA" in arguments.models:
+            seconds = made["trained_adapter"].training["seconds"]
+            lines.append(line("LoRA", made["finetuned_model_on_hold_out_set"], seconds))
+        for kind in (kind for kind in RATES if kind in arguments.models):
             model = copy.deepcopy(made["base_model"])
             if kind == "random weights":
                 torch.manual_seed(0)
-                model = type(model)(model.config).to(torch.float32)
+                model = type(model)(model.config).to(model.device, torch.float32)
             started = time.monotonic()
             every_weight(model, made, RATES[kind], epochs)
             seconds = time.monotonic() - started
@@ -143,7 +153,7 @@ def every_weight(model: Any, made: Mapping[str, Any], rate: float, epochs: float
     while step < total:
         model.train()
         for chosen in batching.epoch_order(lengths, size, seed=0, epoch=epoch, window_steps=1)[: total - step]:
-            batch = batching.collate([train[row] for row in chosen], pad)
+            batch = batching.collate([train[row] for row in chosen], pad, model.device)
             (loss.forward(model, batch).sum() / loss.target_tokens(batch)).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             adamw.step()
@@ -153,7 +163,7 @@ def every_weight(model: Any, made: Mapping[str, Any], rate: float, epochs: float
         epoch += 1
         model.eval()
         summed = [
-            loss.row_losses(model, batching.collate(list(validation[at : at + 32]), pad))
+            loss.row_losses(model, batching.collate(list(validation[at : at + 32]), pad, model.device))
             for at in range(0, len(validation), 32)
         ]
         nats = sum(sum(nll) for nll, _ in summed) / sum(sum(count) for _, count in summed)

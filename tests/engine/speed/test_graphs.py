@@ -20,8 +20,8 @@ def test_rounded_widths():
     found = [graphs.rounded(length) for length in range(1, 3000)]
     assert all(width >= length for length, width in enumerate(found, 1))
     assert found == sorted(found)
-    assert all(width <= 1.25 * length for length, width in enumerate(found, 1) if length > 64)
-    assert len(set(found)) < 30  # shapes are recorded one by one: there must be few of them
+    assert all(width <= 1.15 * length for length, width in enumerate(found, 1) if length > 112)
+    assert len(set(found)) < 48  # shapes are recorded one by one: there must be few of them
 
 
 def test_no_width_goes_beyond_the_positions_that_the_model_has():

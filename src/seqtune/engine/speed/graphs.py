@@ -25,7 +25,7 @@ from seqtune.engine.batching import IGNORED
 from seqtune.progress import warn
 
 #: Shapes that are recorded, at most; others are passed through the model as ever.
-MOST_SHAPES = 48
+MOST_SHAPES = 96
 
 #: Narrower than this nothing is gained.
 LEAST_STEP = 16
@@ -39,8 +39,8 @@ UpToHead = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
 def rounded(length: int) -> int:
-    """A width that many lengths share: multiples of 16 up to 128, then of a quarter of the power of two below."""
-    step = max(LEAST_STEP, 1 << max(0, (length - 1).bit_length() - 3))
+    """A width that many lengths share: multiples of 16 up to 256, then of an eighth of the power of two below."""
+    step = max(LEAST_STEP, 1 << max(0, (length - 1).bit_length() - 4))
     return -(-length // step) * step
 
 

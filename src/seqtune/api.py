@@ -229,7 +229,7 @@ def load(path: str | Path, device_type: str = DEFAULT.device_type, model_id: str
     tokenizer = pieces.with_pieces(loading.load_fitting_tokenizer(checkpoint), pieces.saved(saved["adapter"]))
     base_model = loading.load_model(checkpoint, hardware.choose_device(device_type))
     pieces.make_room(base_model, pieces.ids_of(tokenizer))
-    settings = (saved["manifest"] or {}).get("settings", {})
+    settings = run.answering(saved)
     identity = {"adapter": run.adapter_sha256(Path(saved["adapter"])), "base": checkpoint.sha256}
     return TunedModel(adapters.load(base_model, saved["adapter"]), tokenizer, settings, identity)
 

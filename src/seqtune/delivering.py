@@ -74,7 +74,8 @@ def manifest(
     found: Mapping[str, Any],
     verdict: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in.
+    """The content of ``run.json``. ``settings`` holds the values in effect: what was derived is filled in,
+    but for ``answer_precision``.
 
     ``start`` is the dataflow's (base or presaved), ``found`` what else the evaluation found: lifts, guard rails,
     forgetting, signatures.
@@ -83,9 +84,9 @@ def manifest(
     for name in ("validation_path", "hold_out_path"):  # what the rows were divided by, where other rows are scored
         if settings.get(f"run_{name}", settings[name]) != settings[name]:
             in_effect[f"run_{name}"] = settings[f"run_{name}"]
-    in_effect.update(
-        {name: derived[name]["value"] for name in derived if name in in_effect and name != "target_modules"}
-    )
+    # The adapter says its own targets; in what precision to answer is settled anew wherever the run is scored.
+    left = ("target_modules", "answer_precision")
+    in_effect.update({name: derived[name]["value"] for name in derived if name in in_effect and name not in left})
     in_effect.update(model_id=base.stable_id, model_id_tokenizer=base.stable_tokenizer_id, model_revision=base.revision)
     in_effect["load_in_4bit"] = base.load_in_4bit
     for knob, source in (("data_path", "data"), ("validation_path", "validation"), ("hold_out_path", "hold_out")):

@@ -138,12 +138,18 @@ def rehearse(
     per_token = statistics.median(row["seconds"] / row["tokens"] for row in timed)
     of_all = [row for each in validation for row in tokens.as_rows(each)]
     measurement = log[-1]["validation_seconds"] * _share(tokens.as_rows(validation[0]), few)
-    answers = _time_of_answers(base_model, tokenizer, samples["validation"], evaluation_settings)
+    one_answer, used = _time_of_answers(base_model, tokenizer, samples["validation"], evaluation_settings)
+    answers = one_answer * len(of_all)
+    if evaluation_settings["answer_precision"] == "auto" and used == "bf16":
+        # The validation rows are answered in both, the others in what these say; the slower is taken.
+        exact = {**evaluation_settings, "answer_precision": "fp32"}
+        slower = max(one_answer, _time_of_answers(base_model, tokenizer, samples["validation"], exact)[0])
+        answers = one_answer * len(validation[0]) + slower * len(of_all)
     advance("rehearsing", 4, 4, "parts")
     return Rehearsal(
         seconds_a_step=per_token * tokens_a_step,
         seconds_a_measurement=measurement,
-        seconds_of_answers=2 * answers * len(of_all),
+        seconds_of_answers=2 * answers,
         seconds_taken=time.perf_counter() - begun,
         peak_bytes=peak_bytes(),
     )
@@ -250,8 +256,8 @@ def _time_of_answers(
     tokenizer: PreTrainedTokenizerBase,
     sample: tuple[Dataset, Dataset],
     settings: Mapping[str, Any],
-) -> float:
-    """Seconds of one row's answer and loss, in a batch of many; the longest rows were among them."""
+) -> tuple[float, str]:
+    """Seconds of one row's answer and loss, in a batch of many with the longest rows in it; and its arithmetic."""
     texts, ids = sample
     order = np.random.default_rng(0).permutation(len(texts))[:ANSWERED]
     longest = sorted(range(len(ids)), key=lambda row: -len(ids[row]["input_ids"]))[
@@ -260,8 +266,8 @@ def _time_of_answers(
     with silently():
         scoring.answers_of(model, tokenizer, texts.select(longest), ids.select(longest), settings, "rehearsing")
         started = time.perf_counter()
-        scoring.answers_of(model, tokenizer, texts.select(order), ids.select(order), settings, "rehearsing")
-    return (time.perf_counter() - started) / len(order)
+        found = scoring.answers_of(model, tokenizer, texts.select(order), ids.select(order), settings, "rehearsing")
+    return (time.perf_counter() - started) / len(order), found["precision"]["value"]
 
 
 def _few(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:

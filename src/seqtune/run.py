@@ -172,6 +172,21 @@ def open_saved(adapter_path: str | Path) -> dict[str, Any]:
     return {"adapter": str(path), "manifest": None, "log": None}
 
 
+def answering(saved_run: dict[str, Any], *, base: bool = False) -> dict[str, Any]:
+    """The settings of a saved run (`open_saved`), for its model to answer by; or for its base model.
+
+    Where answers in bf16 were found too far from those in fp32, ``answer_precision`` is no longer ``auto``. (Where they
+    were never compared, for the machine has no units for bf16, it is.)
+    """
+    manifest = saved_run["manifest"] or {}
+    settings = dict(manifest.get("settings") or {})
+    found = (manifest.get("derived") or {}).get("answer_precision") or {}
+    found = (found.get("base") or {}) if base else found
+    if settings.get("answer_precision") == "auto" and found.get("value") == "fp32" and "rougeL" in found:
+        settings["answer_precision"] = "fp32"
+    return settings
+
+
 def saved_precision(saved_run: dict[str, Any]) -> dict[str, str]:
     """``value`` and ``reason`` of the arithmetic that a saved adapter was trained with (`open_saved`)."""
     manifest = saved_run["manifest"]

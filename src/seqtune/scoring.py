@@ -24,7 +24,10 @@ from seqtune.progress import say
 #: The metric that the verdict is about.
 VERDICT_METRIC = "rougeL"
 
-Answers = dict[str, list[Any]]
+#: Points of ROUGE-L between a model's answers in bf16 and in fp32 up to which ``answer_precision=auto`` takes bf16.
+ROUNDING = 0.3
+
+Answers = dict[str, Any]
 
 
 def answers_of(
@@ -34,25 +37,41 @@ def answers_of(
     tokenized_sample: Dataset,
     settings: Mapping[str, Any],
     stage: str,
+    rouge_tokenizer: metrics.TokenizerName | None = None,
 ) -> Answers:
     """The model's answers to the rows of a set and its losses on their references, column by column.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        sample: the rows as text.
+        tokenized_sample: the same as token ids.
+        settings: the knobs of answering.
+        stage: what to call this in the progress display.
+        rouge_tokenizer: whose words; where given, ``answer_precision=auto`` is settled by these rows: bf16 where its
+            ROUGE-L is within `ROUNDING` of fp32's. Else it is what the processor is best at.
 
     Returns:
         Lists with an entry per row: ``predictions`` and ``references`` (text), ``at_limit`` (whether the answer was cut
         at its longest), ``nll`` (nats, summed over the target), ``target_tokens`` and ``target_bytes`` (of what the
-        loss is over: the reference, or what the limit left of it).
+        loss is over: the reference, or what the limit left of it). And ``precision``: ``value`` and ``reason`` of the
+        arithmetic that the answers are from, and ``rougeL`` of both where these rows have settled it.
     """
     rows = tokens.as_rows(tokenized_sample)
-    knobs = {name: settings[name] for name in generation.GENERATE_KNOBS}
-    answerer = generation.Answerer(model, tokenizer, settings["answer_precision"])
-    written = answerer.tokens(
-        [row["input_ids"] for row in rows],
-        batch_size=settings["per_device_eval_batch_size"],
-        random_state=settings["random_state"],
-        stage=stage,
-        **knobs,
-    )
-    wishes = answerer.wishes(**knobs)
+    precision, written = _written(model, tokenizer, rows, settings, settings["answer_precision"], stage)
+    if rouge_tokenizer and settings["answer_precision"] == "auto" and precision["value"] == "bf16":
+        _, exact = _written(model, tokenizer, rows, settings, "fp32", f"{stage} in fp32")
+        wanted = all_references(sample)
+        rounded_points, points = (_rouge(each["predictions"], wanted, rouge_tokenizer) for each in (written, exact))
+        close = abs(rounded_points - points) <= ROUNDING
+        both = f"ROUGE-L of {len(rows)} validation rows is {points:.2f} in fp32 and {rounded_points:.2f} in bf16, "
+        precision = {
+            "value": "bf16" if close else "fp32",
+            "reason": both + ("which is faster" if close else f"more than {ROUNDING} points apart"),
+            "rougeL": {"fp32": points, "bf16": rounded_points},
+        }
+        written = written if close else exact
+        say(f"{stage} in {precision['value']}: {precision['reason']}")
     nll, count = generation.score(
         model, rows, generation.pad_token_id(tokenizer), settings["per_device_eval_batch_size"]
     )
@@ -63,13 +82,30 @@ def answers_of(
         for reference, row, n, full in zip(references, rows, count, whole, strict=True)
     ]
     return {
-        "predictions": [answerer.text(each) for each in written],
+        **written,
         "references": references,
-        "at_limit": [wishes.cut(each) for each in written],
         "nll": nll,
         "target_tokens": count,
         "target_bytes": [len(text.encode()) for text in scored_text],
+        "precision": precision,
     }
+
+
+def in_the_precision_of(answers: Answers, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, to answer other rows by: in the arithmetic that the model's ``answers`` are from.
+
+    Answers of a node of your own need not say what theirs is.
+    """
+    return {**settings, **({"answer_precision": answers["precision"]["value"]} if "precision" in answers else {})}
+
+
+def settled_precision(tuned: Answers, base: Answers) -> dict[str, Any]:
+    """``answer_precision`` as the run's manifest has it: the tuned model's, and in ``base`` the base model's."""
+    own, others = (
+        each.get("precision") or {"value": "unknown", "reason": "answers of a node of your own"}
+        for each in (tuned, base)
+    )
+    return {**own, "base": others}
 
 
 def set_metrics(answers: Answers, rouge_tokenizer: metrics.TokenizerName) -> dict[str, float]:
@@ -263,6 +299,44 @@ def _as_dict(lift: metrics.Lift) -> dict[str, Any]:
         "rows": lift.rows,
         "questions": lift.questions,
     }
+
+
+def _written(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    settings: Mapping[str, Any],
+    precision: str,
+    stage: str,
+) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """The arithmetic with its reason, and ``predictions`` and ``at_limit`` of the rows."""
+    knobs = {name: settings[name] for name in generation.GENERATE_KNOBS}
+    answerer = generation.Answerer(model, tokenizer, precision)
+    written = answerer.tokens(
+        [row["input_ids"] for row in rows],
+        batch_size=settings["per_device_eval_batch_size"],
+        random_state=settings["random_state"],
+        stage=stage,
+        **knobs,
+    )
+    wishes = answerer.wishes(**knobs)
+    if answerer.engine == "transformers" or wishes.unhandled:
+        settled = {"value": "fp32", "reason": "transformers' generate writes the answers, in the model's own precision"}
+    elif precision == "auto":
+        units = "units" if answerer.precision == "bf16" else "no units"
+        settled = {"value": answerer.precision, "reason": f"this machine has {units} for bf16"}
+    else:
+        settled = {"value": precision, "reason": "given"}
+    found = {
+        "predictions": [answerer.text(each) for each in written],
+        "at_limit": [wishes.cut(each) for each in written],
+    }
+    return settled, found
+
+
+def _rouge(predictions: Sequence[str], references: metrics.References, words: metrics.TokenizerName) -> float:
+    scores = metrics.row_scores(predictions, references, words)
+    return sums.mean([row[VERDICT_METRIC] for row in scores]).value
 
 
 def _row_scores(

@@ -32,12 +32,22 @@ def between(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[
     given = [{k: v for k, v in each.items() if k not in left_out and k not in worked_out} for each in settings]
     return {
         "settings": _unequal(given),
-        "derived": _unequal([{k: each[k] for k in worked_out if k not in left_out} for each in settings]),
+        "derived": _unequal(
+            [
+                {k: _in_effect(manifest, k, each[k]) for k in worked_out if k not in left_out}
+                for manifest, each in zip(manifests, settings, strict=True)
+            ]
+        ),
         "data": _unequal([_some(manifest.get("data"), OF_DATA) for manifest in manifests]),
         "base_model": _unequal([_some(manifest.get("base_model"), OF_BASE) for manifest in manifests]),
         "versions": _unequal([manifest.get("versions") or {} for manifest in manifests]),
         "machine": _unequal([manifest.get("machine") or {} for manifest in manifests]),
     }
+
+
+def _in_effect(manifest: Mapping[str, Any], name: str, value: Any) -> Any:
+    """What ``auto`` came to, where the manifest keeps the wish itself among the settings."""
+    return manifest["derived"][name].get("value", value) if value == "auto" else value
 
 
 def _reason(manifest: Mapping[str, Any], name: str) -> str | None:

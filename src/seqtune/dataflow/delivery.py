@@ -13,7 +13,7 @@ import torch
 from hamilton.function_modifiers import cache, config
 from peft import PeftConfig
 
-from seqtune import delivering, picture, rehearsal, run
+from seqtune import delivering, picture, rehearsal, run, scoring
 from seqtune.engine import hardware
 from seqtune.models import quantized
 from seqtune.models.loading import BaseCheckpoint
@@ -105,6 +105,8 @@ def manifest(
     trained_adapter: TrainedAdapter,
     versions: dict[str, str],
     device: torch.device,
+    base_model_on_validation_set: dict,
+    finetuned_model_on_validation_set: dict,
     validation_set_metrics: dict[str, dict[str, float]],
     hold_out_set_metrics: dict[str, dict[str, float]],
     lifts: dict[str, Any],
@@ -116,10 +118,11 @@ def manifest(
     start: str,
 ) -> dict[str, Any]:
     """The content of ``run.json``: settings, data, base model, versions, training, metrics and verdict."""
+    answers = scoring.settled_precision(finetuned_model_on_validation_set, base_model_on_validation_set)
     return delivering.manifest(
         start=start,
         settings={**data_settings, **tokenization_settings, **finetuning_settings, **evaluation_settings},
-        derived=derived_settings,
+        derived={**derived_settings, "answer_precision": answers},
         data=data_report,
         base=base_checkpoint,
         adapter=trained_adapter,

@@ -98,8 +98,9 @@ def base_model_on_validation_set(
     validation_sample: Dataset,
     tokenized_validation: Dataset,
     evaluation_settings: dict[str, Any],
-) -> dict[str, list]:
-    """The base model's answers to the validation rows, and its losses on their references."""
+    rouge_words: dict[str, Any],
+) -> dict:
+    """The base model's answers to the validation rows, its losses on their references, and its ``precision``."""
     return scoring.answers_of(
         base_model,
         tokenizer,
@@ -107,6 +108,7 @@ def base_model_on_validation_set(
         tokenized_validation,
         evaluation_settings,
         "base model answers the validation rows",
+        rouge_words["value"],
     )
 
 
@@ -116,8 +118,9 @@ def finetuned_model_on_validation_set(
     validation_sample: Dataset,
     tokenized_validation: Dataset,
     evaluation_settings: dict[str, Any],
-) -> dict[str, list]:
-    """The tuned model's answers to the validation rows, and its losses on their references."""
+    rouge_words: dict[str, Any],
+) -> dict:
+    """The tuned model's answers to the validation rows, its losses on their references, and its ``precision``."""
     return scoring.answers_of(
         finetuned_model,
         tokenizer,
@@ -125,6 +128,7 @@ def finetuned_model_on_validation_set(
         tokenized_validation,
         evaluation_settings,
         "tuned model answers the validation rows",
+        rouge_words["value"],
     )
 
 
@@ -134,14 +138,15 @@ def base_model_on_hold_out_set(
     hold_out_sample: Dataset,
     tokenized_hold_out: Dataset,
     evaluation_settings: dict[str, Any],
-) -> dict[str, list]:
+    base_model_on_validation_set: dict,
+) -> dict:
     """The base model's answers to the hold-out rows, and its losses on their references."""
     return scoring.answers_of(
         base_model,
         tokenizer,
         hold_out_sample,
         tokenized_hold_out,
-        evaluation_settings,
+        scoring.in_the_precision_of(base_model_on_validation_set, evaluation_settings),
         "base model answers the hold-out rows",
     )
 
@@ -152,22 +157,23 @@ def finetuned_model_on_hold_out_set(
     hold_out_sample: Dataset,
     tokenized_hold_out: Dataset,
     evaluation_settings: dict[str, Any],
-) -> dict[str, list]:
+    finetuned_model_on_validation_set: dict,
+) -> dict:
     """The tuned model's answers to the hold-out rows, and its losses on their references."""
     return scoring.answers_of(
         finetuned_model,
         tokenizer,
         hold_out_sample,
         tokenized_hold_out,
-        evaluation_settings,
+        scoring.in_the_precision_of(finetuned_model_on_validation_set, evaluation_settings),
         "tuned model answers the hold-out rows",
     )
 
 
 def validation_set_predictions(
     validation_sample: Dataset,
-    base_model_on_validation_set: dict[str, list],
-    finetuned_model_on_validation_set: dict[str, list],
+    base_model_on_validation_set: dict,
+    finetuned_model_on_validation_set: dict,
     train_set: Dataset,
     rouge_words: dict[str, Any],
     more_metrics: dict[str, Any],
@@ -186,8 +192,8 @@ def validation_set_predictions(
 
 def hold_out_set_predictions(
     hold_out_sample: Dataset,
-    base_model_on_hold_out_set: dict[str, list],
-    finetuned_model_on_hold_out_set: dict[str, list],
+    base_model_on_hold_out_set: dict,
+    finetuned_model_on_hold_out_set: dict,
     train_set: Dataset,
     rouge_words: dict[str, Any],
     more_metrics: dict[str, Any],
@@ -268,7 +274,8 @@ def other_seeds__base(
     tokenized_validation: Dataset,
     tokenized_hold_out: Dataset,
     hold_out_sample: Dataset,
-    base_model_on_hold_out_set: dict[str, list],
+    base_model_on_hold_out_set: dict,
+    finetuned_model_on_validation_set: dict,
     training_settings: dict[str, Any],
     evaluation_settings: dict[str, Any],
     rouge_words: dict[str, Any],
@@ -294,7 +301,7 @@ def other_seeds__base(
             rows,
             hold_out_sample,
             training_settings,
-            evaluation_settings,
+            scoring.in_the_precision_of(finetuned_model_on_validation_set, evaluation_settings),
             compute_precision["value"],
             device,
             versions,

@@ -178,7 +178,7 @@ def settings(manifest: Manifest) -> list[dict[str, Any]]:
         else:
             kind = "default" if knob is not None and value == knob.default else "given"
             reason = ""
-        value = dig(derived, name, "value") if value is None else value
+        value = dig(derived, name, "value", default=value) if value in (None, "auto") else value
         line = {"name": name, "value": words(value), "kind": kind, "why": reason, "help": knob.help if knob else ""}
         groups.setdefault(knob.group if knob else "others", []).append(line)
     return [{"name": name, "lines": lines} for name, lines in groups.items()]

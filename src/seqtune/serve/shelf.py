@@ -97,14 +97,14 @@ class Shelf:
         for path in runs:
             saved = run.open_saved(path)
             checkpoint = adapters.resolve_base(saved, None, None, None)
-            settings = dict((saved["manifest"] or {}).get("settings", {}))
-            if precision is not None:
-                settings["answer_precision"] = precision
+            settings, of_base = run.answering(saved), run.answering(saved, base=True)
+            if precision not in (None, "auto"):  # auto is what the runs have found
+                settings["answer_precision"] = of_base["answer_precision"] = precision
             name = _base_name(checkpoint.model_id)
             if name not in loaded:
                 model = loading.load_model(checkpoint, device)
                 tokenizer = loading.load_fitting_tokenizer(checkpoint)
-                loaded[name] = checkpoint, model, TunedModel(model, tokenizer, settings)
+                loaded[name] = checkpoint, model, TunedModel(model, tokenizer, of_base)
             elif loaded[name][0] != checkpoint:
                 raise InputError(
                     f"{path}: its base model {name} is another than that of the other runs, under the same name",

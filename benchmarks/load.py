@@ -1,6 +1,7 @@
 """A server under load: good, bad, huge, slow and vanishing requests at once, for as long as it takes.
 
     python benchmarks/load.py --clients 64 --seconds 300 [--model flan-t5-small | seqtune-mini | tiny] [--good-alone]
+        [--answer-precision fp32 | bf16]
 
 A server process of its own answers over loopback; clients in this process ask. Of ten requests seven are good (half of
 them streams), one is bad (no JSON, no such model, parameters out of bounds), and one of huge, slow (its body in drops,
@@ -180,10 +181,10 @@ async def status_of(reader: asyncio.StreamReader) -> int:
     return int((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
 
 
-def served(adapter: Path, log: Path) -> tuple[subprocess.Popen[bytes], int]:
+def served(adapter: Path, log: Path, precision: str) -> tuple[subprocess.Popen[bytes], int]:
     """A server in a process of its own, and its port, when it is warm."""
     arguments = ["serve", str(adapter), "--port", "0", "--device-type", "cpu", "--read-timeout", "2"]
-    arguments += ["--answer-precision", "fp32", "--max-batch-size", str(BATCH)]
+    arguments += ["--answer-precision", precision, "--max-batch-size", str(BATCH)]
     with log.open("wb") as stream:
         process = subprocess.Popen([sys.executable, "-m", "seqtune", *arguments], stderr=stream, env=os.environ)
     while b"listening on" not in log.read_bytes():
@@ -205,9 +206,9 @@ OFFLINE = """
 import json, sys, time
 import seqtune
 from seqtune.data import tokens
-adapter, limit, rows, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+adapter, limit, rows, batch, precision = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 model = seqtune.load(adapter, "cpu")
-model.settings["answer_precision"] = "fp32"
+model.settings["answer_precision"] = precision
 questions = json.load(sys.stdin)
 sources = tokens.encode(model.tokenizer, [questions[row % len(questions)] for row in range(rows)])
 options = {"batch_size": batch, "random_state": 0, "max_new_tokens": limit}
@@ -250,13 +251,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--model", choices=["flan-t5-small", "seqtune-mini", "tiny"], default="flan-t5-small")
+    parser.add_argument("--answer-precision", choices=["fp32", "bf16"], default="fp32", help="of both")
     parser.add_argument("--good-alone", action="store_true", help="the comparison of rates alone")
     given = parser.parse_args()
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         adapter = made_adapter(folder, given.model)
-        process, port = served(adapter, folder / "log")
+        process, port = served(adapter, folder / "log", given.answer_precision)
         try:
             if not given.good_alone:
                 problems += mixed(port, process, given)
@@ -273,6 +275,7 @@ def main() -> int:
         finally:
             process.kill()
         arguments = [str(adapter), str(given.tokens), str(max(256, min(4096, len(fresh.seconds) // 2))), str(BATCH)]
+        arguments.append(given.answer_precision)
         offline = float(
             subprocess.run(
                 [sys.executable, "-c", OFFLINE, *arguments], input=json.dumps(QUESTIONS), text=True, check=True,

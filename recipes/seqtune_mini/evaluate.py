@@ -5,8 +5,8 @@
 
 Four models a set, of the same rows, steps and tokenizer: the base as it is; the base with LoRA, by seqtune; the base
 with all its weights trained; the same architecture from random weights, all of them trained. The last two are trained
-by `every_weight` here, with a learning rate of their own each. As many epochs as `seqtune finetune` takes (3); of the
-example data as many as `seqtune demo`.
+by `every_weight` here, with a learning rate of their own each. All of it in fp32. As many epochs as `seqtune finetune`
+takes (3); of the example data as many as `seqtune demo`.
 
 `copying` is a made task, 1,000 rows of "key: value" facts (up to 100 pieces), answered by a sentence with some of the
 values in it: counted is the share of the values, names and numbers that no other row has, which the answers carry.
@@ -97,7 +97,7 @@ def evaluated(name: str, arguments: argparse.Namespace) -> list[str]:
         inputs = {
             **SETTINGS, "data_path": str(path), "out": str(Path(folder) / "run"), "model_id": arguments.base,
             "input_text_key": question, "output_text_key": reply, "num_train_epochs": epochs,
-            "device_type": arguments.device_type, "answer_precision": "fp32",
+            "device_type": arguments.device_type, "precision": "fp32", "answer_precision": "fp32",
         }  # fmt: skip
         wanted = [
             "base_model", "tokenizer", "evaluation_settings", "hold_out_sample", "tokenized_train",

@@ -21,6 +21,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: The files whose tests take longest: one that comes last keeps one process busy and leaves the other idle.
 LONGEST_FIRST = (

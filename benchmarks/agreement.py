@@ -2,11 +2,14 @@
 
     python benchmarks/agreement.py curves --data FILE --keys QUESTION REPLY [--steps 200]
     python benchmarks/agreement.py rouge --data FILE --keys QUESTION REPLY [--seeds 1 2 3] [--rows 400]
+    python benchmarks/agreement.py noise --data FILE --keys QUESTION REPLY
 
 curves  seqtune-mini, the same rows in the same steps: the reference engine in fp32, the fast one in fp32 and in bf16,
         with dropout (whose random numbers both fast runs share, the reference not) and without. Printed are the largest
         relative difference of the losses, averaged over 20 steps, and that of the last validation loss.
 rouge   whole runs with each engine and several seeds: ROUGE-L of the tuned model on the hold-out rows.
+noise   how far a step's gradient is off its mean, relative to the mean's size: by the step's rows, by dropout, by the
+        sampling of the vocabulary's tail (in bf16), each alone; before training and after 200 steps.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import shapes
 import torch
 
 import seqtune
-from seqtune.engine import hardware, loop
+from seqtune.engine import batching, hardware, loop, loss, speed
 from seqtune.models import adapters, loading
 from seqtune.settings import DEFAULT
 
@@ -50,6 +53,41 @@ def trained(base: Any, rows: list[dict[str, Any]], steps: int, engine: str, prec
             pad_token_id=base.config.pad_token_id,
         )  # fmt: skip
     return [line["loss"] for line in state.log[1:]], state.log[-1]["validation_loss"]
+
+
+def noise(data: Path, keys: list[str], steps: int) -> None:
+    base = loading.load_model(loading.resolve("seqtune-mini"), CPU)
+    rows = shapes.rows(data, *keys, 8 * steps + 200, base.config.vocab_size)
+    settings = {**DEFAULT.model_dump(), "max_steps": steps, "learning_rate": 3e-3, "target_modules": "all-linear"}
+    model = adapters.attach(base, adapters.lora_config(base, "x", settings), "x")
+
+    def gradient(batch: int, stream: int, dropout: bool, without: tuple[str, ...]) -> torch.Tensor:
+        made = batching.collate(rows[8 * batch : 8 * batch + 8], base.config.pad_token_id)
+        model.train(dropout).zero_grad()
+        with speed.fast_paths(model, device=CPU, precision="bf16", seed=0, without=without) as paths:
+            paths.dice.begin(stream, 0)
+            (paths.forward(model, made).sum() / loss.target_tokens(made)).backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+    def off(gradients: list[torch.Tensor], mean: torch.Tensor) -> float:
+        several = torch.stack(gradients)
+        return float((several - several.mean(dim=0)).pow(2).sum().div(len(several) - 1).sqrt() / mean.norm())
+
+    for trained_steps in (0, steps):
+        if trained_steps:
+            loop.train(
+                model, rows[200:], rows[:40], settings, device=CPU, precision="bf16",
+                pad_token_id=base.config.pad_token_id,
+            )  # fmt: skip
+        by_rows = [gradient(batch, 0, False, ("tail",)) for batch in range(24)]
+        mean = torch.stack(by_rows).mean(dim=0)
+        by_dropout = [gradient(0, stream, True, ("tail",)) for stream in range(24)]
+        by_tail = [gradient(0, stream, False, ()) for stream in range(24)]
+        print(
+            f"after {trained_steps} steps, of 8 rows each: by the rows {off(by_rows, mean):.3f}, by dropout "
+            f"{off(by_dropout, mean):.3f}, by the tail's sampling {off(by_tail, mean):.4f}",
+            flush=True,
+        )
 
 
 def curves(data: Path, keys: list[str], steps: int) -> None:
@@ -95,7 +133,7 @@ def rouge(data: Path, keys: list[str], seeds: list[int], rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["curves", "rouge"])
+    parser.add_argument("what", choices=["curves", "rouge", "noise"])
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "examples" / "support.json")
     parser.add_argument("--keys", nargs=2, default=["question", "reply"])
     parser.add_argument("--steps", type=int, default=200)
@@ -104,6 +142,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "curves":
         curves(arguments.data, arguments.keys, arguments.steps)
+    elif arguments.what == "noise":
+        noise(arguments.data, arguments.keys, arguments.steps)
     else:
         rouge(arguments.data, arguments.keys, arguments.seeds, arguments.rows)
 

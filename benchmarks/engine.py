@@ -14,8 +14,9 @@ reference  seqtune, engine=reference, precision=auto
 fast fp32  seqtune, engine=fast, precision=fp32
 fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_length, as the trainer
 
-`--variants "trainer sdpa"` is the trainer with fused attention for T5 too. With `--device cuda` all variants run in
-this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
+`--variants "trainer sdpa"` is the trainer with fused attention for T5 too, `--variants "trainer plain"` the trainer as
+its two switches make it: bf16, grouped by the length of the question alone, the attention that transformers picks.
+With `--device cuda` all variants run in this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def worker(
     model = adapters.attach(base, adapters.lora_config(base, shape, settings), shape).to(device)
     rows = json.loads(Path(rows_file).read_text())
     warm = GPU_WARM_UP.get(variant, 5) if on_gpu else WARM_UP.get(variant, 1)
-    timed_steps = GPU_STEPS.get(variant, 30) if on_gpu else STEPS[variant]
+    timed_steps = GPU_STEPS.get(variant, 30) if on_gpu else STEPS.get(variant, STEPS["trainer"])
     run = by_trainer if variant.startswith(("ancestor", "trainer")) else by_seqtune
     measured = run(variant, model, rows, warm + timed_steps, device, rows_per_step)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -104,7 +105,8 @@ def by_trainer(
     best = variant != "ancestor"
     source, target = (int(np.percentile([len(r[k]) for r in rows], 95)) for k in ("input_ids", "labels"))
     measured: dict[str, Any] = {"seconds": [], "lengths": [], "positions": []}
-    if best and "T5" in type(inner).__name__:
+    plain = variant == "trainer plain"
+    if best and not plain and "T5" in type(inner).__name__:
         inner.set_attn_implementation("eager" if variant == "trainer" else "sdpa")
         torch.backends.cuda.enable_cudnn_sdp(False)  # plans anew for each shape: 89 rows/s with it, 258 without
 
@@ -147,7 +149,8 @@ def by_trainer(
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    dataset = Dataset.from_list([{**r, "length": len(r["input_ids"]) + len(r["labels"])} for r in rows])
+    lengths = [len(r["input_ids"]) + (0 if plain else len(r["labels"])) for r in rows]
+    dataset = Dataset.from_list([{**r, "length": length} for r, length in zip(rows, lengths, strict=True)])
     trainer = Seq2SeqTrainer(model, arguments, train_dataset=dataset, data_collator=collate, callbacks=[Clock()])
     trainer.train()
     for name in ("lengths", "positions"):  # batches that were fetched ahead

@@ -12,7 +12,7 @@ import tiny_models
 from seqtune.data import tokens
 from seqtune.engine import loss, speed
 from seqtune.engine.batching import collate
-from seqtune.engine.speed import native, on_gpu
+from seqtune.engine.speed import head, linear, native, on_gpu
 from seqtune.engine.speed.head import without_logits
 from seqtune.models import families
 from seqtune.models.sharing import shared_copy
@@ -98,6 +98,27 @@ def test_bf16_is_as_near_to_fp32_as_autocast(family: str):
         _, fast = step(model, batch, paths.forward)
     assert float((fast - exact).norm()) < 1.5 * float((autocast - exact).norm())
     assert float((fast - exact).norm() / exact.norm()) < 0.1
+
+
+@pytest.mark.skipif(not linear.there(), reason="no bf16 units, or no C compiler")
+def test_the_tail_of_a_long_vocabulary(monkeypatch: pytest.MonkeyPatch):
+    """In a model: the losses are the same to the bit, the gradient nearly, and the step decides what is sampled."""
+    monkeypatch.setattr(head, "LONG_VOCABULARY", 1)
+    monkeypatch.setattr(head, "TAIL", 2.0**-5)  # of these few words some must be below it
+    model, batch = adapted("flan-t5").eval(), collate(rows("flan-t5"), 0)
+
+    def drawn(at: tuple[int, int], without: tuple[str, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        with speed.fast_paths(model, device=CPU, precision="bf16", seed=0, without=without) as paths:
+            paths.dice.begin(*at)
+            return step(model, batch, paths.forward)
+
+    nll, whole = drawn((1, 0), ("tail",))
+    for at in ((1, 0), (2, 0)):
+        found, gradient = drawn(at)
+        assert torch.equal(found, nll)
+        assert 0.0 < float((gradient - whole).norm() / whole.norm()) < 0.2
+        assert torch.equal(drawn(at)[1], gradient)
+    assert not torch.equal(drawn((2, 0))[1], drawn((1, 0))[1])
 
 
 @pytest.mark.parametrize("left_out", speed.TRICKS)

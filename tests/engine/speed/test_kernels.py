@@ -17,7 +17,7 @@ from seqtune.engine.speed import linear, native
 from seqtune.engine.speed.allocator import pooled_memory
 from seqtune.engine.speed.attention import attention
 from seqtune.engine.speed.dropout import Dice
-from seqtune.engine.speed.head import linear_cross_entropy, packed_linear_cross_entropy
+from seqtune.engine.speed.head import TAIL, linear_cross_entropy, packed_linear_cross_entropy
 from seqtune.engine.speed.norms import rms_norm, rms_norm_past
 
 NATIVE = pytest.mark.skipif(native.kernels() is None, reason="no C compiler")
@@ -192,6 +192,68 @@ def test_packed_head(N: int, D: int, V: int, size: float):
     assert torch.equal(found, again)
     with torch.inference_mode():
         assert torch.equal(packed_linear_cross_entropy(hidden.detach(), linear.PackedWeight(W), W, labels), found)
+
+
+@BF16
+@pytest.mark.parametrize(("N", "D", "V", "size"), [(70, 288, 5000, 1.0), (40, 32, 9001, 0.3), (5, 64, 5000, 60.0)])
+def test_the_tail_of_a_vocabulary_is_sampled_without_bias(N: int, D: int, V: int, size: float):
+    """The loss is the same to the bit; the gradient is off by a few hundredths, less and less on the average."""
+    hidden = (drawn(N, D) * size / D**0.5).bfloat16().requires_grad_()
+    W, labels = 2 * drawn(V, D), torch.randint(V, (N,), generator=GENERATOR)
+    packed = linear.PackedWeight(W)
+
+    def loss_and_gradient(at: tuple[int, int] | None) -> tuple[torch.Tensor, torch.Tensor]:
+        found = packed_linear_cross_entropy(hidden, packed, W, labels, at)
+        return found.detach(), torch.autograd.grad(found.sum(), hidden)[0].float()
+
+    whole_loss, whole = loss_and_gradient(None)
+    several = [loss_and_gradient((3, stream)) for stream in range(36)]
+    assert all(torch.equal(found, whole_loss) for found, _ in several)
+    off = [float((gradient - whole).norm() / whole.norm()) for _, gradient in several]
+    assert 0.0 < max(off) < 0.06
+    mean = torch.stack([gradient for _, gradient in several]).mean(dim=0)
+    assert float((mean - whole).norm() / whole.norm()) < max(max(off) / 4, 4e-3)  # 1 / sqrt(36), and bf16's rounding
+
+
+@BF16
+def test_each_word_of_the_tail_has_its_share():
+    """With weights that single the words out, the gradient is their probabilities: those below a 256th by the mean."""
+    words, times = 320, 400
+    W = torch.eye(words)
+    hidden = torch.linspace(-1, 1, words).expand(16, words).bfloat16().requires_grad_()
+    labels = torch.arange(16)
+    probabilities = hidden[0].detach().float().softmax(0)
+    assert int((probabilities >= TAIL).sum()) in range(1, words // 2)
+    found = torch.zeros(words)
+    for stream in range(times):
+        nll = packed_linear_cross_entropy(hidden, linear.PackedWeight(W), W, labels, (1, stream))
+        gradient = torch.autograd.grad(nll.sum(), hidden)[0].float()
+        gradient[labels, labels] += 1
+        found += gradient.mean(dim=0) / times
+    few = probabilities < TAIL
+    deviation = (TAIL * probabilities / (16 * times)).sqrt()  # of taking TAIL with the probability p / TAIL
+    assert float(((found - probabilities).abs() / deviation)[few].max()) < 5
+    torch.testing.assert_close(found[~few], probabilities[~few], rtol=1e-2, atol=0)
+
+
+@BF16
+def test_the_numbers_alone_decide_what_is_sampled():
+    hidden = drawn(50, 64).bfloat16().requires_grad_()
+    W, labels = drawn(5000, 64) / 4, torch.randint(5000, (50,), generator=GENERATOR)
+
+    def gradient(*at: int) -> torch.Tensor:
+        nll = packed_linear_cross_entropy(hidden, linear.PackedWeight(W), W, labels, at)
+        return torch.autograd.grad(nll.sum(), hidden)[0]
+
+    first, threads = gradient(1, 7), torch.get_num_threads()
+    assert torch.equal(gradient(1, 7), first)
+    assert not torch.equal(gradient(1, 8), first)
+    assert not torch.equal(gradient(2, 7), first)
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        torch.testing.assert_close(gradient(1, 7), first, rtol=0.02, atol=0.02)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_head_with_logits_beyond_what_exp_can_take():

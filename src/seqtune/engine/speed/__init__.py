@@ -13,6 +13,7 @@
 | ``attention`` | bias, mask, softmax and dropout in one pass | `attention` |
 | ``lora`` | a layer and its adapter as one function | `lora` |
 | ``head`` | output layer and loss without the logits | `head` |
+| ``tail`` | bf16: the gradient of a long vocabulary's improbable words sampled | `head` |
 | ``graphs`` | on a GPU: a pass's kernels recorded, and played as one | `graphs` |
 
 On a GPU ``weights`` and ``head`` are the same, ``norms``, ``feed_forward``, ``attention`` and ``lora`` are `on_gpu`'s.
@@ -66,6 +67,7 @@ TRICKS = (
     "lora",
     "rows",
     "head",
+    "tail",
     "graphs",
 )
 
@@ -147,7 +149,8 @@ def fast_paths(
             say("the output layer is no plain frozen one: its loss is worked out from whole logits, which is slower")
         played = device.type == "cuda" and stop and "graphs" not in without and can_be_recorded(inner)
         graphs = Graphs(up_to_head, inner.config.pad_token_id, families.position_limits(inner.config))
-        forward = without_logits(packed, graphs if played else up_to_head) if stop else loss.forward
+        sampling = None if "tail" in without else dice
+        forward = without_logits(packed, graphs if played else up_to_head, sampling) if stop else loss.forward
         yield FastPaths(under_autocast(forward, device) if precision == "bf16" else forward, dice, graphs.release)
 
 

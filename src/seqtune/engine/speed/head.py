@@ -25,7 +25,7 @@ from seqtune.engine.batching import IGNORED
 from seqtune.engine.speed import native
 from seqtune.engine.speed.dropout import Dice
 from seqtune.engine.speed.graphs import UpToHead
-from seqtune.engine.speed.linear import PackedWeight, product
+from seqtune.engine.speed.linear import PackedWeight, has_amx, product
 from seqtune.engine.speed.patching import replaced_forward
 
 #: Rows of logits in work at a time: fewer do not keep the vector units busy, more leave the cache. A GPU's are busy
@@ -41,8 +41,9 @@ VOCABULARY_PART = 1024
 #: A total of exponentials above this is not trusted.
 OVERFLOWS = 1e30
 
-#: Words from which on a packed head's gradient is taken without the tail: of fewer there is none worth leaving out.
-LONG_VOCABULARY = 4096
+#: Words from which on a packed head's gradient is sampled: of fewer the whole costs no more. With AMX, whose products are
+#: five times as fast, from far more on (worked out from the speed of both, not measured).
+LONG_VOCABULARY = {"avx512": 4096, "amx": 100_000}
 
 #: Probability from which on a word always counts. A step's gradient is so off by 1 to 2 % at random, where dropout moves
 #: it by 22 to 43 % and the choice of its rows by 77 to 148 % (``benchmarks/agreement.py noise``).
@@ -83,7 +84,8 @@ def without_logits(
         hidden_ND, labels_N = hidden_BTD[counts_BT], labels_BT[counts_BT]
         bias_V = _bias(inner, head)
         if id(head) in packed and bias_V is None:
-            drawn = (dice.seed, dice.roll()) if dice is not None and len(head.weight) >= LONG_VOCABULARY else None
+            long = len(head.weight) >= LONG_VOCABULARY["amx" if has_amx() else "avx512"]
+            drawn = (dice.seed, dice.roll()) if dice is not None and long else None
             nll_N = packed_linear_cross_entropy(hidden_ND.bfloat16(), packed[id(head)], head.weight, labels_N, drawn)
         else:
             low = torch.get_autocast_dtype(hidden_ND.device.type)

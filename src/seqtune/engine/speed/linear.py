@@ -30,6 +30,11 @@ def there() -> bool:
     return native.kernels() is not None and _units() > 0
 
 
+def has_amx() -> bool:
+    """Whether the products are AMX's; only where they are `there`."""
+    return _units() == 2
+
+
 @functools.cache
 def _units() -> int:
     """What ``products_kind`` of products.c says; asked once, for it also sets what the products use."""

@@ -41,12 +41,12 @@ VOCABULARY_PART = 1024
 #: A total of exponentials above this is not trusted.
 OVERFLOWS = 1e30
 
-#: Words from which on a packed head's gradient is sampled: of fewer the whole costs no more. With AMX, whose products are
-#: five times as fast, from far more on (worked out from the speed of both, not measured).
+#: Words from which on a packed head's gradient is sampled: of fewer the whole costs no more. With AMX, whose products
+#: are five times as fast, from far more on (worked out from the speed of both, not measured).
 LONG_VOCABULARY = {"avx512": 4096, "amx": 100_000}
 
-#: Probability from which on a word always counts. A step's gradient is so off by 1 to 2 % at random, where dropout moves
-#: it by 22 to 43 % and the choice of its rows by 77 to 148 % (``benchmarks/agreement.py noise``).
+#: Probability from which on a word always counts. A step's gradient is so off by 1 to 2 % at random, where dropout
+#: moves it by 22 to 43 % and the choice of its rows by 77 to 148 % (``benchmarks/agreement.py noise``).
 TAIL = 2.0**-8
 
 

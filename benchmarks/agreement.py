@@ -9,7 +9,7 @@ curves  seqtune-mini, the same rows in the same steps: the reference engine in f
         relative difference of the losses, averaged over 20 steps, and that of the last validation loss.
 rouge   whole runs with each engine and several seeds: ROUGE-L of the tuned model on the hold-out rows.
 noise   how far a step's gradient is off its mean, relative to the mean's size: by the step's rows, by dropout, by the
-        sampling of the vocabulary's tail (in bf16), each alone; before training and after 200 steps.
+        sampling of the vocabulary's tail (in bf16), each alone; before training and with the best adapter of 200 steps.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 
 import seqtune
 from seqtune.engine import batching, hardware, loop, loss, speed
+from seqtune.engine.speed import head, linear
 from seqtune.models import adapters, loading
 from seqtune.settings import DEFAULT
 
@@ -56,9 +57,15 @@ def trained(base: Any, rows: list[dict[str, Any]], steps: int, engine: str, prec
 
 
 def noise(data: Path, keys: list[str], steps: int) -> None:
+    if not linear.there():
+        raise SystemExit("there are no bf16 units here, or no C compiler: no gradient is sampled")
+    head.LONG_VOCABULARY = dict.fromkeys(head.LONG_VOCABULARY, 0)  # with AMX too
     base = loading.load_model(loading.resolve("seqtune-mini"), CPU)
     rows = shapes.rows(data, *keys, 8 * steps + 200, base.config.vocab_size)
-    settings = {**DEFAULT.model_dump(), "max_steps": steps, "learning_rate": 3e-3, "target_modules": "all-linear"}
+    settings = {
+        **DEFAULT.model_dump(), "max_steps": steps, "learning_rate": 3e-3, "target_modules": "all-linear",
+        "early_stopping_patience": 0,
+    }  # fmt: skip
     model = adapters.attach(base, adapters.lora_config(base, "x", settings), "x")
 
     def gradient(batch: int, stream: int, dropout: bool, without: tuple[str, ...]) -> torch.Tensor:

@@ -7,7 +7,9 @@ of their own. So, with S source and T target tokens of a row, r the rank and (d_
 
 where LoRA's own weights take 2 forward, 2 for the activations and 2 for their own gradient, and attention of q queries
 over k keys with heads of together d takes 12·q·k·d (two products forward, four backward); where it is causal, only the
-keys up to the query count. Norms, activations, softmax and dropout are not counted, nor is what is computed twice.
+keys up to the query count. The head's half that goes backward is counted whether it is made or sampled
+(`seqtune.engine.speed.head`), so that a share of the machine's peak can be more than 1. Norms, activations, softmax and
+dropout are not counted, nor is what is computed twice.
 """
 
 from __future__ import annotations

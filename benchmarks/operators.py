@@ -3,7 +3,7 @@
     python benchmarks/operators.py [--precision fp32|bf16] [--repetitions 15]
 
 The shapes are flan-t5-small's. Interleaved, medians; "differs" is the largest difference of the results over the
-largest of PyTorch's. The decoder's step is measured whole by ``generate.py``.
+largest of PyTorch's (of a sampled gradient it is no error). The decoder's step is measured whole by ``generate.py``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqtune.engine import hardware, loop, state
 from seqtune.engine.checkpoint import Checkpoints
+from seqtune.engine.speed import head
 from seqtune.engine.state import Snapshot
 from seqtune.errors import RunError
 from seqtune.settings import DEFAULT
@@ -78,9 +79,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize(("engine", "precision"), [("fast", "bf16"), ("fast", "fp32"), ("reference", "fp32")])
 @pytest.mark.parametrize("at", [1, 3, 5, 8])
 def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
-    setup: Setup, engine: str, precision: str, at: int, tmp_path: Path
+    setup: Setup, engine: str, precision: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """To the last bit: in the middle of an epoch, at its end, and before the last step."""
+    """To the last bit: in the middle of an epoch, at its end, and before the last step; with a sampled gradient too."""
+    monkeypatch.setattr(head, "LONG_VOCABULARY", dict.fromkeys(head.LONG_VOCABULARY, 1))
     weights, log, _ = run_of(setup, engine, precision)
     resumed, resumed_log, done = interrupted(setup, engine, precision, tmp_path / "c", at)
     assert same(weights, resumed)

@@ -112,7 +112,7 @@ def train(
         precision: ``fp32`` or ``bf16`` (autocast; the adapter and the optimizer stay fp32).
         pad_token_id: of the tokenizer.
         checkpoints: where the state is kept, and found again: a run that was stopped goes on, and ends as if it had
-            not been (bit for bit, on the same machine and versions; on a GPU to rounding). None keeps nothing.
+            not been (bit for bit, on the same machine, threads and versions; on a GPU to rounding). None keeps nothing.
         made_of: what a run that goes on must have been made of too.
         ranks: who trains with us; all call this with the same rows and settings, and end with the same state. The first
             alone keeps checkpoints.

@@ -116,14 +116,16 @@ def test_the_tail_of_a_long_vocabulary(monkeypatch: pytest.MonkeyPatch):
     for at in ((1, 0), (2, 0)):
         found, gradient = drawn(at)
         assert torch.equal(found, nll)
-        assert 0.0 < float((gradient - whole).norm() / whole.norm()) < 0.2
+        assert float((gradient - whole).norm() / whole.norm()) < 0.2
         assert torch.equal(drawn(at)[1], gradient)
     assert not torch.equal(drawn((2, 0))[1], drawn((1, 0))[1])
 
 
 @pytest.mark.parametrize("left_out", speed.TRICKS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_each_trick_may_be_left_out(left_out: str, precision: str):
+def test_each_trick_may_be_left_out(left_out: str, precision: str, monkeypatch: pytest.MonkeyPatch):
+    if left_out == "tail":  # else so short a vocabulary has none
+        monkeypatch.setattr(head, "LONG_VOCABULARY", dict.fromkeys(head.LONG_VOCABULARY, 1))
     bound = 1e-5 if precision == "fp32" else 0.05
     by_loss, by_gradient = compared(adapted("flan-t5"), collate(rows("flan-t5"), 0), precision, without=(left_out,))
     assert by_loss < bound

@@ -1,4 +1,5 @@
-"""What makes the fast engine fast: small named ways to compute the same, all of them off with ``engine=reference``.
+"""What makes the fast engine fast: small named ways to compute the same (``tail``: on the average), all off with
+``engine=reference``.
 
 | name | what it does | where |
 |---|---|---|
@@ -82,7 +83,7 @@ class FastPaths:
 
     Attributes:
         forward: row sums of the negative log-likelihood of a batch, as `loss.forward` gives them.
-        dice: where dropout's random numbers come from; `Dice.begin` each pass.
+        dice: where the random numbers of dropout and ``tail`` come from; `Dice.begin` each pass.
         release: gives back the memory that is kept for speed alone; whether there was any.
     """
 
@@ -101,7 +102,7 @@ def fast_paths(
         model: with its adapter in it.
         device: CPU and CUDA have ways of their own; on others only ``weights`` and ``head`` apply.
         precision: ``fp32`` or ``bf16``.
-        seed: of dropout's random numbers.
+        seed: of the random numbers.
         without: names of `TRICKS` to leave out; for measuring what each of them gains.
     """
     dice = Dice(seed)

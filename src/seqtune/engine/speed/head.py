@@ -4,7 +4,7 @@ For mT5 the logits of one target token are a megabyte. The plain path holds them
 three times over. Here padded positions are dropped first; then, chunk by chunk, one product gives the logits, one pass
 turns them into exponentials, and one product with the same frozen weights gives the gradient with respect to the hidden
 states, which is all that the backward pass needs (the idea of Liger Kernel's fused linear cross entropy, Hsu et al.
-2024; the frozen head has no gradient of its own).
+2024; the frozen head has no gradient of its own). Of a long vocabulary that gradient is sampled, where it saves time.
 
 Shape suffixes: N target tokens that count, D width of the model, V vocabulary.
 """
@@ -45,8 +45,8 @@ OVERFLOWS = 1e30
 #: are five times as fast, from far more on (worked out from the speed of both, not measured).
 LONG_VOCABULARY = {"avx512": 4096, "amx": 100_000}
 
-#: Probability from which on a word always counts. A step's gradient is so off by 1 to 2 % at random, where dropout
-#: moves it by 22 to 43 % and the choice of its rows by 77 to 148 % (``benchmarks/agreement.py noise``).
+#: Share of all words but the label from which on a word always counts. It moves a step's gradient by a fiftieth to a
+#: hundredth of what the choice of the step's rows moves it by (``benchmarks/agreement.py noise``).
 TAIL = 2.0**-8
 
 
@@ -152,9 +152,9 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
     unless a loss is above 69 nats, which is then seen and computed again.
 
     With ``drawn`` the second product, half of all the work, is left out: of the exponentials those of at least `TAIL`
-    of the row's total count as they are, and a sample of the others, at a weight that keeps the mean (``tail.c``). The
-    loss is not touched. Apple's Cut Cross-Entropy (Wijmans et al. 2024) drops blocks of small ones, which leaves a bias
-    and, with a vocabulary of a few thousand words, hardly a block.
+    of what all but the label came to so far count as they are, and a sample of the others, at a weight that keeps the
+    mean (``tail.c``). The loss is not touched. Apple's Cut Cross-Entropy (Wijmans et al. 2024) drops blocks of small
+    ones, which leaves a bias and, with a vocabulary of a few thousand words, hardly a block.
     """
 
     @staticmethod
@@ -179,13 +179,13 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
                 weights[:, part.shape[0] : len(part.values)] = 0  # a product over them reads whole panels
                 if expected_ND is None:
                     continue
-                if drawn is None:
+                if drawn is None or last_try:  # (then the label's is not 1)
                     product(weights, part, expected_ND, across=True, add=True)
                 else:
                     words = W_VD[start : start + VOCABULARY_PART]
                     native.call(
-                        "tail_b", weights, weights.stride(0), words, *words.shape, total_N, TAIL, passed_N16,
-                        expected_ND, N, int(start == 0), *drawn,
+                        "tail_b", weights, weights.stride(0), words, start, *words.shape, total_N, labels_N, TAIL,
+                        passed_N16, expected_ND, N, *drawn,
                     )  # fmt: skip
             if last_try or not bool((total_N > OVERFLOWS).any()):
                 break
@@ -193,7 +193,7 @@ class _PackedLinearCrossEntropy(torch.autograd.Function):
                 shift_N[row] = (W_VD @ hidden_ND[row].float()).max()
         gradient = None
         if expected_ND is not None:
-            if drawn is None:
+            if drawn is None or last_try:
                 of_label_ND = of_label_ND.bfloat16().float()  # as in the product
             gradient = expected_ND.div_(total_N[:, None]).sub_(of_label_ND).to(hidden_ND.dtype)
         ctx.save_for_backward(gradient)
@@ -216,7 +216,7 @@ def packed_linear_cross_entropy(
         labels_N: int64, each at least 0 and below V.
         drawn: seed and stream of the random numbers by which the gradient is sampled from the tail; None: the whole.
     """
-    return _PackedLinearCrossEntropy.apply(hidden_ND.contiguous(), head, W_VD, labels_N, drawn)
+    return _PackedLinearCrossEntropy.apply(hidden_ND.contiguous(), head, W_VD, labels_N.contiguous(), drawn)
 
 
 def linear_cross_entropy(hidden_ND: Tensor, W_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def by_budget(rows: Sequence[int], all_rows: Sequence[dict], tokens: int = TOKEN
 
     A pass holds its activations until its backward pass: so many smaller ones take less memory, and its tensors stay
     nearer to the processor. Longest rows first, so that rows of one length share a pass. The gradient is the same: that
-    of the sum over all target tokens of the step.
+    of the sum over all target tokens of the step (where the engine samples a part of it, on the average).
 
     Args:
         rows: row numbers.

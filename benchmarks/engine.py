@@ -16,6 +16,7 @@ fast       seqtune, engine=fast, precision=auto; both fast ones with group_by_le
 
 `--variants "trainer sdpa"` is the trainer with fused attention for T5 too, `--variants "trainer plain"` the trainer as
 its two switches make it: bf16, grouped by the length of the question alone, the attention that transformers picks.
+`--variants "fast ungrouped"` is the fast engine with its rows in random order, as in runs of less than 2,000 steps.
 With `--device cuda` all variants run in this process, with `--rows-per-step` rows a step; the peak is the GPU's memory.
 """
 
@@ -67,7 +68,7 @@ def worker(
     model = adapters.attach(base, adapters.lora_config(base, shape, settings), shape).to(device)
     rows = json.loads(Path(rows_file).read_text())
     warm = GPU_WARM_UP.get(variant, 5) if on_gpu else WARM_UP.get(variant, 1)
-    timed_steps = GPU_STEPS.get(variant, 30) if on_gpu else STEPS.get(variant, STEPS["trainer"])
+    timed_steps = GPU_STEPS.get(variant, 30) if on_gpu else STEPS.get(variant, 24)
     run = by_trainer if variant.startswith(("ancestor", "trainer")) else by_seqtune
     measured = run(variant, model, rows, warm + timed_steps, device, rows_per_step)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -175,7 +176,7 @@ def by_seqtune(
     settings = {
         **DEFAULT.model_dump(), "engine": engine, "max_steps": steps, "learning_rate": 1e-3, "eval_steps": 10**9,
         "lr_scheduler_type": "constant", "warmup_steps": 0, "per_device_train_batch_size": rows_per_step,
-        "group_by_length": engine == "fast",
+        "group_by_length": variant != "fast ungrouped" and engine == "fast",
     }  # fmt: skip
     passes: list[tuple[list[tuple[int, int]], int]] = []
     made = batching.collate

@@ -3,7 +3,8 @@
     python benchmarks/tricks.py [--shape flan-t5-small] [--steps 12] [--profile] --data FILE --keys QUESTION REPLY
 
 Interleaved in one process, medians. (Without ``memory`` the pool is left and entered again for each step.) --profile
-prints PyTorch's table of operators of the step with everything on instead.
+prints PyTorch's table of operators of the step with everything on instead; --random-order has rows that are not
+grouped by length, --only NAME … leaves out no more than these.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--precision", default=hardware.choose_precision("auto", CPU)["value"])
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--random-order", action="store_true", help="rows as they come, not grouped by length")
+    parser.add_argument("--only", nargs="+", default=speed.TRICKS, help="the ways to leave out")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "examples" / "support.json")
     parser.add_argument("--keys", nargs=2, default=["question", "reply"])
     arguments = parser.parse_args()
@@ -39,7 +42,8 @@ def main() -> None:
     model = adapters.attach(base, adapters.lora_config(base, "x", settings), "x").train()
     rows = shapes.rows(arguments.data, *arguments.keys, 400, base.config.vocab_size)
     sizes = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
-    order = batching.epoch_order(sizes, 8, seed=0, epoch=0)[: arguments.steps]
+    window = 1 if arguments.random_order else batching.WINDOW_STEPS
+    order = batching.epoch_order(sizes, 8, seed=0, epoch=0, window_steps=window)[: arguments.steps]
 
     def step(chosen: list[int], paths: speed.FastPaths) -> None:
         passes = [batching.collate([rows[row] for row in part], 0) for part in batching.by_budget(chosen, rows)]
@@ -65,7 +69,9 @@ def main() -> None:
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
         return
 
-    seconds: dict[tuple[str, ...], list[float]] = {(): [], **{(name,): [] for name in speed.TRICKS}, speed.TRICKS: []}
+    seconds: dict[tuple[str, ...], list[float]] = {(): [], **{(name,): [] for name in arguments.only}}
+    if arguments.only == speed.TRICKS:
+        seconds[speed.TRICKS] = []
     for chosen in order:
         for without, found in seconds.items():
             found.append(timed(without, chosen))

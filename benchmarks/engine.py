@@ -184,7 +184,7 @@ def by_seqtune(
     def collate(batch: list[dict[str, Any]], pad: int, place: Any = None) -> dict[str, Any]:
         tensors = made(batch, pad, place)
         widths = [tensors[name].shape[1] for name in ("input_ids", "labels")]
-        if variant == "fast" and device.type == "cuda":
+        if engine == "fast" and device.type == "cuda":
             widths = [graphs.rounded(width) for width in widths]
         positions = len(batch) * sum(widths)
         passes.append(([(len(r["input_ids"]), len(r["labels"])) for r in batch], positions))
